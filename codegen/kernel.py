@@ -1,0 +1,71 @@
+"""What a kernel is to the rest of code generation: a description that can be compared, pickled and, in another process, emitted.
+
+A kernel is a frozen dataclass that holds everything its code depends on (shapes, strides, tile) and nothing else (no weights, no
+addresses): two layers with equal kernels share one function. This module knows neither TVM nor any family of kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qcc.ir.types import DType
+
+if TYPE_CHECKING:
+    from qcc.codegen.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a tensor lies in memory: element type, shape and strides in elements, from the address that the kernel is given.
+
+    The innermost stride of a view may differ from 1, and views of one buffer may interleave (channels of a concatenation, the
+    inside of a padded image): a kernel writes exactly the elements of its output view, never a byte between them.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @staticmethod
+    def contiguous(dtype: DType, shape: tuple[int, ...]) -> View:
+        strides, step = [], 1
+        for extent in reversed(shape):
+            strides.append(step)
+            step *= extent
+        return View(dtype, shape, tuple(reversed(strides)))
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the elements follow each other without gaps, in order (strides of extents 1 do not matter)."""
+        dense = View.contiguous(self.dtype, self.shape).strides
+        return all(n == 1 or a == b for n, a, b in zip(self.shape, self.strides, dense, strict=True))
+
+    @property
+    def span(self) -> int:
+        """Elements from the first to one past the last."""
+        return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) if all(self.shape) else 0
+
+
+class Kernel(Protocol):
+    """One function: `int32_t symbol(void* p0, ..., void* pN, int32_t begin, int32_t end)`, 0 on success.
+
+    The pointers stand in the order of `operands`: sources, constants, then destinations. The work is `tasks` independent pieces;
+    a call does those in [begin, end), and calls with disjoint ranges may run at the same time on different threads.
+    The function allocates no memory and keeps no state. It may read up to `READ_SLACK` bytes beyond the end of a source or constant.
+    """
+
+    @property
+    def operands(self) -> tuple[View, ...]: ...
+
+    @property
+    def tasks(self) -> int: ...
+
+    @property
+    def macs(self) -> int: ...
+
+    def emit(self, target: Target) -> Any:
+        """The TIR function (imports TVM; runs in a child process)."""
+
+
+READ_SLACK = 64

@@ -1,0 +1,76 @@
+"""Targets as data: what LLVM is told, what a CPU must offer, and how wide its vectors are. A new CPU is a new record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from qcc.errors import UnknownTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One machine to compile for.
+
+    Attributes:
+        name: what the user types.
+        triple: LLVM's target triple.
+        attributes: LLVM's feature flags, for example "+avx512vnni".
+        features: names as in /proc/cpuinfo that the CPU must have; checked before the library runs.
+        lanes: 32-bit lanes of a vector register.
+        registers: vector registers that the kernels may use.
+        dot: the dot-product intrinsic (key of the intrinsic tables in codegen): "vnni512", "vnni256" or "madd256".
+    """
+
+    name: str
+    triple: str
+    attributes: tuple[str, ...]
+    features: tuple[str, ...]
+    lanes: int
+    registers: int
+    dot: str
+
+
+_AVX2 = ("+avx2", "+fma", "+f16c", "+bmi", "+bmi2", "+lzcnt", "+popcnt")
+_AVX512 = (*_AVX2, "+avx512f", "+avx512bw", "+avx512dq", "+avx512vl", "+avx512vnni")
+_LINUX = "x86_64-unknown-linux-gnu"
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("x86-64-avx512vnni", _LINUX, _AVX512,
+               ("avx2", "fma", "f16c", "bmi1", "bmi2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"), 16, 32, "vnni512"),
+        Target("x86-64-avxvnni", _LINUX, (*_AVX2, "+avxvnni"), ("avx2", "fma", "f16c", "bmi1", "bmi2", "avx_vnni"), 8, 16, "vnni256"),
+        Target("x86-64-avx2", _LINUX, _AVX2, ("avx2", "fma", "f16c", "bmi1", "bmi2"), 8, 16, "madd256"),
+    )
+}
+ALIASES = {"x86": "x86-64-avx512vnni"}
+
+
+def host_features() -> frozenset[str]:
+    """The features of this machine's CPU, as the kernel reports them."""
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def find_target(name: str) -> Target:
+    """The target of this name; "host" is the first in the table that this machine can run.
+
+    Raises:
+        UnknownTarget: no such name, or no target fits this machine.
+    """
+    if name == "host":
+        features = host_features()
+        fitting = [target for target in TARGETS.values() if features.issuperset(target.features)]
+        if not fitting:
+            raise UnknownTarget("target 'host': this machine's CPU runs none of " + ", ".join(TARGETS) + "; name a target to cross-compile")
+        return fitting[0]
+    name = ALIASES.get(name, name)
+    if name not in TARGETS:
+        near = get_close_matches(name, [*TARGETS, *ALIASES, "host"], 1, 0.3)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UnknownTarget(f"target {name!r} is unknown: expected host, {', '.join([*ALIASES, *TARGETS])}{hint}")
+    return TARGETS[name]

@@ -1,0 +1,1 @@
+"""qcc: a quantizing compiler from ONNX to integer-only native libraries."""

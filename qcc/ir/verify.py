@@ -1,0 +1,67 @@
+"""The specification of a well-formed graph, stage by stage, as code that raises GraphError with the text around the culprit."""
+
+from __future__ import annotations
+
+from qcc.errors import GraphError, TypeMismatch
+from qcc.ir.graph import Graph, Node
+from qcc.ir.op import Stage
+from qcc.ir.text import format_node
+
+
+def verify(graph: Graph) -> None:
+    """Names defined once and before use; types as inferred; every operator allowed in the stage; no stray float among integers.
+
+    Raises:
+        GraphError: with the offending line of the text form and its neighbours.
+    """
+    defined = set(graph.inputs) | set(graph.constants)
+    if len(set(graph.inputs)) != len(graph.inputs) or set(graph.inputs) & set(graph.constants):
+        raise GraphError(f"graph {graph.name!r}: an input's name is used twice")
+    for name, array in graph.constants.items():
+        type = graph.types[name]
+        if array.shape != type.shape or array.dtype != type.dtype.numpy:
+            raise GraphError(f"constant %{name}: declared {type.dtype}{list(type.shape)}, holds {array.dtype}{list(array.shape)}")
+    for index, node in enumerate(graph.nodes):
+        _verify_node(graph, index, node, defined)
+        defined.update(node.outputs)
+    for port, name in graph.outputs.items():
+        if name not in defined:
+            raise GraphError(f"output {port!r} is %{name}, which nothing defines")
+    extra = set(graph.types) - defined
+    if extra:
+        raise GraphError(f"graph {graph.name!r}: types of values that do not exist: {sorted(extra)[:5]}")
+
+
+def _verify_node(graph: Graph, index: int, node: Node, defined: set[str]) -> None:
+    missing = [name for name in node.inputs if name and name not in defined]
+    if missing:
+        _fail(graph, index, f"reads {', '.join('%' + n for n in missing)}, not defined above")
+    twice = [name for name in node.outputs if name in defined]
+    if twice:
+        _fail(graph, index, f"defines {', '.join('%' + n for n in twice)} a second time")
+    if graph.stage not in node.op.stages:
+        allowed = ", ".join(stage.name for stage in sorted(node.op.stages))
+        _fail(graph, index, f"{node.op.name} may stand in {allowed} graphs, not in {graph.stage.name}")
+    try:
+        inferred = node.op.infer(*graph.input_types(node))
+    except TypeMismatch as error:
+        _fail(graph, index, str(error))
+    declared = graph.output_types(node)
+    if [(t.dtype, t.shape) for t in inferred] != [(t.dtype, t.shape) for t in declared]:
+        shown = " and ".join(", ".join(f"{t.dtype}{list(t.shape)}" for t in types) for types in (inferred, declared))
+        _fail(graph, index, f"inferred and declared types differ: {shown}")
+    if graph.stage is Stage.INTEGER and not node.op.float_border:
+        types = (*graph.input_types(node), *declared)
+        floats = [t for t in types if t.dtype.is_float]
+        island = floats and len(floats) == sum(t.dtype.is_float or t.dtype.kind == "b" for t in types)
+        if floats and not (island and all(t.encoding is None for t in floats)):
+            _fail(graph, index, f"{node.op.name} mixes float and integer values; only border operators may")
+
+
+def _fail(graph: Graph, index: int, message: str) -> None:
+    start = max(0, index - 2)
+    lines = []
+    for number in range(start, min(len(graph.nodes), index + 2)):
+        mark = ">" if number == index else " "
+        lines.append(f"  {mark} {format_node(graph, graph.nodes[number])}")
+    raise GraphError(f"graph {graph.name!r} ({graph.stage.name}): {message}\n" + "\n".join(lines))
