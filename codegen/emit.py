@@ -229,6 +229,20 @@ def shuffle(vectors: Sequence[Any], indices: Sequence[int]) -> Any:
     return tirx.Shuffle(list(vectors), [tirx.const(index, "int32") for index in indices])
 
 
+def store_first(memory: Memory, offset: Any, value: Any, width: int, start: int = 0) -> None:
+    """Store `width` elements of a vector from lane `start` on, in pieces whose sizes are powers of two: not one element more is written."""
+    while width:
+        piece = 1 << (width.bit_length() - 1)
+        part = value if piece == lanes_of(value) else extract(value, start) if piece == 1 else shuffle([value], range(start, start + piece))
+        memory.store(offset, part)
+        start, width, offset = start + piece, width - piece, offset + piece
+
+
+def extract(vector: Any, lane: int) -> Any:
+    """One element of a vector."""
+    return shuffle([vector], [lane])
+
+
 def fence_products(function: Any) -> Any:
     """Keep a float product from being fused with a sum, by TVM or by LLVM: `a*b + c` -> `fence(a*b) + c` (two roundings, as in NumPy)."""
     import tvm_ffi

@@ -1,0 +1,66 @@
+"""Dot-product instructions as data: what code they are, what they mean in NumPy, and the weight type that they read.
+
+An instruction adds four products of an unsigned byte and a signed byte to every 32-bit lane. All of them are exact: none saturates
+between the products and the sum, so a kernel computes the same numbers with any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qcc.codegen.emit import constant, lanes_of, llvm, reinterpret
+from qcc.ir.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class DotProduct:
+    """One way to compute `accumulator[i] += sum(activation[4i+j] * weight[4i+j] for j in 0..3)`.
+
+    Attributes:
+        lanes: 32-bit lanes.
+        emit: (accumulator int32xL, activation int32xL, weight int8x4L) -> int32xL as TIR.
+        evaluate: the same on arrays (int32 [L], uint8 [4L], int8 [4L]) -> int32 [L].
+        cycles: reciprocal throughput on the machine that the tile tables were made for.
+    """
+
+    lanes: int
+    emit: Callable[[Any, Any, Any], Any]
+    evaluate: Callable[[Array, Array, Array], Array]
+    cycles: float
+
+
+def dot_product(accumulator: Array, activation: Array, weight: Array) -> Array:
+    """The meaning of every instruction here; sums wrap as int32 does."""
+    products = activation.astype(np.int32) * weight.astype(np.int32)
+    return np.asarray(accumulator + products.reshape(-1, 4).sum(axis=1, dtype=np.int32), np.int32)
+
+
+def _vnni(name: str) -> Callable[[Any, Any, Any], Any]:
+    def emit(accumulator: Any, activation: Any, weight: Any) -> Any:
+        lanes = lanes_of(accumulator)
+        return llvm(name, f"int32x{lanes}", accumulator, reinterpret(activation, f"int8x{4 * lanes}"), weight)
+
+    return emit
+
+
+def _multiply_add_pairs(accumulator: Any, activation: Any, weight: Any) -> Any:
+    """Even and odd bytes are widened to 16 bits and multiplied in pairs; pmaddubsw would saturate at 2^15."""
+    lanes = lanes_of(accumulator)
+    half = f"int16x{2 * lanes}"
+    eight = constant(8, "int16", 2 * lanes)
+    pairs, signed = reinterpret(activation, half), reinterpret(weight, half)
+    odd_activation = reinterpret(reinterpret(pairs, f"u{half}") >> constant(8, "uint16", 2 * lanes), half)
+    even = llvm("llvm.x86.avx2.pmadd.wd", f"int32x{lanes}", pairs & constant(255, "int16", 2 * lanes), (signed << eight) >> eight)
+    odd = llvm("llvm.x86.avx2.pmadd.wd", f"int32x{lanes}", odd_activation, signed >> eight)
+    return accumulator + (even + odd)
+
+
+DOT_PRODUCTS = {
+    "vnni512": DotProduct(16, _vnni("llvm.x86.avx512.vpdpbusd.512"), dot_product, 0.5),
+    "vnni256": DotProduct(8, _vnni("llvm.x86.avx512.vpdpbusd.256"), dot_product, 0.5),
+    "madd256": DotProduct(8, _multiply_add_pairs, dot_product, 2.0),
+}

@@ -1,0 +1,61 @@
+"""Constants in the order in which the kernels read them. Pure NumPy: what is decided here is layout, never a value."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcc.codegen.x86.epilogue import Requantization
+from qcc.ir.types import Array
+
+WORD = 4    # products of one 32-bit lane
+
+
+def words(run: int) -> int:
+    """32-bit words that hold `run` bytes."""
+    return -(-run // WORD)
+
+
+def panel_channels(channels: int, groups: int, blocks: int, lanes: int) -> Array:
+    """The output channel of every lane: int64 [panels, blocks, lanes], -1 where there is none.
+
+    The panels of a group follow each other; the last one is moved back so that it ends with the group's last channel. In a group
+    with fewer channels than a panel has lanes, the last block is moved back; with fewer than one block has, lanes stay empty.
+    """
+    own = channels // groups
+    width = blocks * lanes
+    count = max(1, -(-own // width))
+    starts = np.minimum(np.arange(count) * width, max(0, own - width))
+    offsets = np.array(block_offsets(own, blocks, lanes))
+    lane = starts[:, None, None] + offsets[None, :, None] + np.arange(lanes)
+    lane = np.where(lane < own, lane, -1)
+    every = lane[None] + np.arange(groups)[:, None, None, None] * own
+    return np.asarray(np.where(lane[None] < 0, -1, every).reshape(groups * count, blocks, lanes))
+
+
+def block_offsets(channels: int, blocks: int, lanes: int) -> tuple[int, ...]:
+    """Where the blocks of a panel begin, relative to the panel."""
+    last = max(0, channels - lanes)
+    return tuple(min(block * lanes, last) for block in range(blocks))
+
+
+def take_channels(values: Array, channels: Array) -> Array:
+    """values[channels] along the first axis, zero where there is no channel."""
+    taken = values[np.maximum(channels, 0)]
+    return np.asarray(np.where((channels >= 0).reshape(channels.shape + (1,) * (values.ndim - 1)), taken, 0).astype(values.dtype))
+
+
+def pack_weights(runs: Array, channels: Array) -> Array:
+    """i8 [OC, runs, bytes] -> i8 [panels, runs, words, blocks, lanes, 4]: a run is a stretch of source bytes without gaps."""
+    outputs, count, run = runs.shape
+    padded = np.zeros((outputs, count, words(run) * WORD), np.int8)
+    padded[:, :, :run] = runs
+    lanes = take_channels(padded.reshape(outputs, count, words(run), WORD), channels)
+    return np.ascontiguousarray(lanes.transpose(0, 3, 4, 1, 2, 5))
+
+
+def pack_requantization(requantization: Requantization, bias: Array, channels: Array) -> Array:
+    """int64 [panels, blocks, 4, lanes/2]: multipliers of the even and of the odd lanes, then the summands of both."""
+    every = np.broadcast_to(requantization.multiplier.astype(np.int64), bias.shape)
+    multiplier, summand = (take_channels(values, channels) for values in (every, requantization.constants(bias)))
+    parts = (multiplier[..., 0::2], multiplier[..., 1::2], summand[..., 0::2], summand[..., 1::2])
+    return np.ascontiguousarray(np.stack(parts, axis=-2))

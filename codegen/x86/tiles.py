@@ -1,0 +1,81 @@
+"""How much of a layer one pass of registers computes: the candidates per register file, and the cost model that chooses among them.
+
+A tile is `rows` x `columns` output pixels times `blocks` vectors of channels. Every step of the reduction loads `blocks` vectors of
+weights and broadcasts one word per pixel. A tile that does not divide the layer overlaps its neighbour, which is wasted work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from qcc.codegen.target import Target
+from qcc.codegen.x86.intrinsics import DOT_PRODUCTS
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Tile:
+    rows: int
+    columns: int
+    blocks: int
+
+    @property
+    def pixels(self) -> int:
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the cost model needs to know of a layer: output extents, channels of one group, and reduction steps (4 products each)."""
+
+    rows: int
+    columns: int
+    channels: int
+    steps: int
+    images: int = 1
+    groups: int = 1
+    requantized: bool = True
+    residual: bool = False
+
+
+# Most pixels per number of channel blocks such that accumulators, weights and one broadcast fit in the vector registers.
+MOST_PIXELS = {
+    32: {1: 28, 2: 14, 3: 9, 4: 6, 5: 5, 6: 4, 7: 3, 8: 2, 10: 2, 12: 2, 14: 1},
+    16: {1: 12, 2: 6, 3: 4, 4: 2, 5: 2, 6: 1, 8: 1},
+}
+LATENCY = 4.5           # cycles from one dot product to the next into the same accumulator
+EPILOGUE = 3.0          # cycles to requantize and store one accumulator
+RESIDUAL = 2.0          # more of them with a residual
+STORE = 1.0             # cycles to store one int32 accumulator
+TILE_OVERHEAD = 12.0    # cycles to find the addresses of a tile and to start and drain its loops
+
+
+def panels(channels: int, tile: Tile, lanes: int) -> int:
+    """Panels of `tile.blocks` vectors that cover the channels of one group."""
+    return max(1, ceil(channels / (tile.blocks * lanes)))
+
+
+def candidates(work: Work, target: Target) -> Iterator[Tile]:
+    """Tiles that fit in the registers and in the layer."""
+    most_blocks = ceil(work.channels / target.lanes)
+    for blocks, most in MOST_PIXELS[target.registers].items():
+        if blocks > most_blocks:
+            continue
+        for rows in range(1, min(work.rows, most) + 1):
+            for columns in range(1, min(work.columns, most // rows) + 1):
+                yield Tile(rows, columns, blocks)
+
+
+def cycles(work: Work, tile: Tile, target: Target) -> float:
+    """Estimated cycles of the whole layer on one core."""
+    accumulators = tile.pixels * tile.blocks
+    step = max(accumulators * DOT_PRODUCTS[target.dot].cycles, (tile.pixels + tile.blocks) / 2, LATENCY)
+    store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
+    tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, target.lanes)
+    return work.images * work.groups * tiles * (work.steps * step + accumulators * store + TILE_OVERHEAD)
+
+
+def choose(work: Work, target: Target) -> Tile:
+    """The candidate of least cost; among equals the widest, then the smallest (so that the choice is reproducible)."""
+    return min(candidates(work, target), key=lambda tile: (cycles(work, tile, target), -tile.columns, tile))
