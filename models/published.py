@@ -37,8 +37,7 @@ def squeezenet(content: bytes) -> onnx.ModelProto:
 
     def conv(value: str, name: str) -> str:
         kernel, bias = (np.asarray(array, np.float32) for array in arrays[name])
-        stride, pads = (2, (0, 0, 1, 1)) if name == "conv1" else (1, None)
-        return net.relu(net.conv(value, name, kernel.transpose(3, 2, 0, 1), bias, stride=stride, pads=pads))
+        return net.relu(net.conv(value, name, kernel.transpose(3, 2, 0, 1), bias, stride=2 if name == "conv1" else 1))
 
     value = net.max_pool(conv("input", "conv1"), 3, 2)
     for fire in range(2, 10):

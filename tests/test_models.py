@@ -120,7 +120,7 @@ def test_squeezenet() -> None:
     file = published("squeezenet1_1")
     pixels, labels = pictures("imagenet20")
     inputs = pixels[:, 30:257, 30:257, ::-1].transpose(0, 3, 1, 2) - np.array([104.006, 116.669, 122.679])[:, None, None]
-    assert (classify(file, inputs) == labels).sum() >= 11
+    assert (classify(file, inputs) == labels).sum() >= 12
 
 
 @pytest.mark.network
