@@ -7,6 +7,7 @@ Tails are overlapped tiles: computing an output twice writes the same value twic
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -183,25 +184,34 @@ class _Emitter:
         down, along, run = kernel.runs
         step_bytes = kernel.tile.blocks * kernel.lanes * WORD
         row_bytes, column_bytes = kernel.dilations[0] * kernel.source.strides[1], kernel.dilations[1] * kernel.source.strides[2]
-        whole = kernel.steps * kernel.tile.pixels * kernel.tile.blocks <= WHOLE_DOTS
-        if whole:
-            for kh in range(down):
-                for kw in range(along):
-                    for word in range(words(run)):
-                        step = (kh * along + kw) * words(run) + word
-                        self._step(accumulators, source + (kh * row_bytes + kw * column_bytes + word * WORD), weights + step * step_bytes)
+        dots = kernel.tile.pixels * kernel.tile.blocks
+        unroll = max(1, min(UNROLLED_STEPS, WHOLE_DOTS // dots))
+        looped = words(run) // unroll * unroll if words(run) >= 2 * unroll else 0
+        if self._shares_words(unroll if looped else words(run)):
+            with function.loop(0, words(run)) as word, function.loop(0, down) as kh:
+                self._step(accumulators, source + (kh * row_bytes + word * WORD), weights + (kh * words(run) + word) * step_bytes)
             return
-        with function.loop(0, down) as kh, function.loop(0, along) as kw:
-            here = function.let(source + kh * row_bytes + kw * column_bytes)
-            panel = function.let(weights + (kh * along + kw) * (words(run) * step_bytes))
-            unroll = max(1, min(UNROLLED_STEPS, WHOLE_DOTS // (kernel.tile.pixels * kernel.tile.blocks)))
-            looped = words(run) // unroll * unroll if words(run) >= 2 * unroll else 0
-            if looped:
-                with function.loop(0, looped, unroll) as word:
-                    for more in range(unroll):
-                        self._step(accumulators, here + (word + more) * WORD, panel + (word + more) * step_bytes)
-            for word in range(looped, words(run)):
-                self._step(accumulators, here + word * WORD, panel + word * step_bytes)
+        whole = kernel.steps * dots <= WHOLE_DOTS
+        with ExitStack() as loops:
+            for kh in range(down) if whole else [loops.enter_context(function.loop(0, down))]:
+                for kw in range(along) if whole else [loops.enter_context(function.loop(0, along))]:
+                    here = function.let(source + (kh * row_bytes + kw * column_bytes))
+                    panel = function.let(weights + (kh * along + kw) * (words(run) * step_bytes))
+                    if looped and not whole:
+                        with function.loop(0, looped, unroll) as word:
+                            for more in range(unroll):
+                                self._step(accumulators, here + (word + more) * WORD, panel + (word + more) * step_bytes)
+                    for word in range(0 if whole else looped, words(run)):
+                        self._step(accumulators, here + word * WORD, panel + word * step_bytes)
+
+    def _shares_words(self, count: int) -> bool:
+        """Whether neighbouring pixels read the same words in different steps out of `count` (a first layer of few channels).
+
+        LLVM would then keep words of unrolled steps in registers that the accumulators need, so such steps must not be unrolled.
+        """
+        kernel = self.kernel
+        step = kernel.strides[1] * kernel.source.strides[2]
+        return kernel.merged and any(step * pixels < count * WORD and step * pixels % WORD == 0 for pixels in range(1, kernel.tile.columns))
 
     def _step(self, accumulators: list[list[Register]], source: Any, weights: Any) -> None:
         """Four products for every accumulator."""
