@@ -21,6 +21,7 @@ from qcc.errors import UsageError
 from qcc.ir.types import Array
 
 Feeds = Mapping[str, Array]
+PER_CHANNEL_OPSET = 13
 
 
 class Peer(Protocol):
@@ -93,12 +94,23 @@ def _onnxruntime(model: Path, feeds: Sequence[Feeds], threads: int) -> list[Peer
     preprocess = importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process
     with tempfile.TemporaryDirectory(prefix="qcc-peers-") as folder:
         prepared, quantized = Path(folder, "prepared.onnx"), Path(folder, "quantized.onnx")
-        preprocess(str(model), str(prepared), skip_symbolic_shape=True)
+        _raise_opset(model, prepared)
+        preprocess(str(prepared), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(prepared), str(quantized), _reader(quantization.CalibrationDataReader, feeds), per_channel=True,
             quant_format=quantization.QuantFormat.QDQ, calibrate_method=quantization.CalibrationMethod.MinMax,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8)
         return [OnnxRuntime(_session(model, feeds[0], threads), "float32"), OnnxRuntime(_session(quantized, feeds[0], threads), "int8")]
+
+
+def _raise_opset(model: Path, result: Path) -> None:
+    """Write the model at the first opset at which scales per channel exist, or as it is if it is newer."""
+    onnx = importlib.import_module("onnx")
+    proto = onnx.load(model)
+    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=PER_CHANNEL_OPSET)
+    if opset < PER_CHANNEL_OPSET:
+        proto = importlib.import_module("onnx.version_converter").convert_version(proto, PER_CHANNEL_OPSET)
+    onnx.save(proto, result)
 
 
 def _reader(base: Any, feeds: Sequence[Feeds]) -> Any:

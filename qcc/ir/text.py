@@ -26,7 +26,7 @@ from qcc.ir.op import Op, Stage
 from qcc.ir.types import Array, DType, Encoding, TensorType
 
 INLINE = 8                     # constants of up to this many elements are written out
-_NAME = r'%(?:"(?:[^"\\]|\\.)*"|[\w.\-/:]+)'
+_NAME = r'%(?:"(?:[^"\\]|\\.)*"|[\w.\-/:@]+)'
 _TYPE = r"(?P<type>\w+\[[\d,]*\](?: <[^>]*>)?)"
 _CONST = re.compile(rf"const (?P<name>{_NAME}): {_TYPE} = (?P<value>.*)")
 _INPUT = re.compile(rf"input (?P<name>{_NAME}): {_TYPE}")
@@ -36,7 +36,7 @@ _CALL = re.compile(r" = (?P<op>\w+)\((?P<inputs>.*?)\)(?: (?P<attributes>\{.*\})
 
 
 def format_name(name: str) -> str:
-    return "%" + (name if re.fullmatch(r"[\w.\-/:]+", name) else json.dumps(name))
+    return "%" + (name if re.fullmatch(r"[\w.\-/:@]+", name) else json.dumps(name))
 
 
 def format_type(type: TensorType) -> str:

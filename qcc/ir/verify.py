@@ -39,7 +39,8 @@ def _verify_node(graph: Graph, index: int, node: Node, defined: set[str]) -> Non
     twice = [name for name in node.outputs if name in defined]
     if twice:
         _fail(graph, index, f"defines {', '.join('%' + n for n in twice)} a second time")
-    if graph.stage not in node.op.stages:
+    island = graph.stage is Stage.INTEGER and Stage.FLOAT in node.op.stages and _is_island(graph, node)
+    if graph.stage not in node.op.stages and not island:
         allowed = ", ".join(stage.name for stage in sorted(node.op.stages))
         _fail(graph, index, f"{node.op.name} may stand in {allowed} graphs, not in {graph.stage.name}")
     try:
@@ -50,12 +51,16 @@ def _verify_node(graph: Graph, index: int, node: Node, defined: set[str]) -> Non
     if [(t.dtype, t.shape) for t in inferred] != [(t.dtype, t.shape) for t in declared]:
         shown = " and ".join(", ".join(f"{t.dtype}{list(t.shape)}" for t in types) for types in (inferred, declared))
         _fail(graph, index, f"inferred and declared types differ: {shown}")
-    if graph.stage is Stage.INTEGER and not node.op.float_border:
-        types = (*graph.input_types(node), *declared)
-        floats = [t for t in types if t.dtype.is_float]
-        island = floats and len(floats) == sum(t.dtype.is_float or t.dtype.kind == "b" for t in types)
-        if floats and not (island and all(t.encoding is None for t in floats)):
-            _fail(graph, index, f"{node.op.name} mixes float and integer values; only border operators may")
+    if graph.stage is Stage.INTEGER and not node.op.float_border and not island:
+        floats = [t for t in (*graph.input_types(node), *declared) if t.dtype.is_float]
+        if floats:
+            _fail(graph, index, f"{node.op.name} mixes float values with integers; only border operators may")
+
+
+def _is_island(graph: Graph, node: Node) -> bool:
+    """Whether a node of an INTEGER graph touches no quantized value: it computes in float, and the summary reports it."""
+    types = (*graph.input_types(node), *graph.output_types(node))
+    return any(t.dtype.is_float for t in types) and all(t.encoding is None for t in types)
 
 
 def _fail(graph: Graph, index: int, message: str) -> None:

@@ -1,0 +1,51 @@
+"""Measures ranges: streams calibration data through the float network and lets observers watch the values that will be encoded.
+
+Memory: the network's weights, the watched values of one batch, and a constant per watched value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from qcc.errors import DataError
+from qcc.ir import Array
+from qcc.passes.calibrate.observers import MinMax, Observer, Percentile, Range
+from qcc.recipe import Recipe
+
+Batches = Iterable[Mapping[str, Array]]
+Evaluate = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
+def make_observer(recipe: Recipe) -> Observer:
+    return MinMax() if recipe.observer == "minmax" else Percentile(recipe.percentile)
+
+
+def collect(
+    values: Sequence[str], evaluate: Evaluate, batches: Batches, recipe: Recipe, progress: Callable[[int], None] = lambda _: None
+) -> dict[str, Range]:
+    """The range of each value over all batches.
+
+    Args:
+        values: names to watch.
+        evaluate: computes them for one batch of inputs.
+        batches: may be iterated as often as the observer needs passes.
+        progress: told the number of batches done.
+
+    Raises:
+        DataError: no data, or values that are not finite.
+    """
+    observers = {name: make_observer(recipe) for name in values}
+    done = 0
+    for turn in range(max((o.passes for o in observers.values()), default=1)):
+        for number, feeds in enumerate(batches):
+            results = evaluate(feeds)
+            for name, observer in observers.items():
+                try:
+                    observer.observe(results[name], turn)
+                except DataError as error:
+                    raise DataError(f"calibration batch {number}, value {name!r}: {error}; check the data and its normalisation") from error
+            done += 1
+            progress(done)
+    if not done:
+        raise DataError("the calibration data holds no batch; expected at least one")
+    return {name: observer.range() for name, observer in observers.items()}

@@ -1,0 +1,119 @@
+"""Decides which nodes become integers and which values carry an encoding. It looks only at the graph, never at data.
+
+A value inside a group (convolution, then residual add, then clip) carries none: it stays an exact sum until the group's one rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import networkx as nx
+
+from qcc.ir import Graph, Node
+from qcc.ir.types import F32
+from qcc.passes.quantize.forms import ACCUMULATING, TIED, Form, data_inputs, form_of
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What is to be quantized.
+
+    Attributes:
+        forms: integer form by the first output's name, for the nodes that become integers.
+        encoded: values that carry an encoding, in the graph's order.
+        ties: groups of encoded values that must share one encoding (each value in exactly one group).
+    """
+
+    forms: Mapping[str, Form]
+    encoded: tuple[str, ...]
+    ties: tuple[tuple[str, ...], ...]
+
+
+def place(graph: Graph, integer_outputs: bool = False) -> Placement:
+    """Choose nodes, values and ties.
+
+    Args:
+        integer_outputs: outputs of the graph must be encoded, too (no float leaves the library).
+    """
+    forms = _integer_nodes(graph, integer_outputs)
+    chains = _fused(graph, forms)
+    values = [*graph.inputs, *(name for node in graph.nodes for name in node.outputs)]
+    encoded = tuple(name for name in values if name not in chains and _wants_encoding(graph, forms, name, integer_outputs))
+    return Placement(forms, encoded, _ties(graph, forms, encoded))
+
+
+def _integer_nodes(graph: Graph, integer_outputs: bool) -> dict[str, Form]:
+    """Nodes with an integer form, less those that would only be islands among float neighbours."""
+    forms = {node.outputs[0]: form for node in graph.nodes if (form := form_of(graph, node)) is not None}
+    before = -1
+    while before != len(forms):
+        before = len(forms)
+        for node in graph.nodes:
+            name = node.outputs[0]
+            if name in forms and forms[name] is not Form.LINEAR and _stays_float(graph, node, forms, integer_outputs):
+                del forms[name]
+    return forms
+
+
+def _stays_float(graph: Graph, node: Node, forms: Mapping[str, Form], integer_outputs: bool) -> bool:
+    produced = [graph.producers.get(name) for name in data_inputs(graph, node)]
+    if all(p is not None and p.outputs[0] not in forms for p in produced):
+        return True          # between float operators only
+    users = graph.users[node.outputs[0]]
+    leaves = node.outputs[0] in graph.output_values and integer_outputs
+    return forms[node.outputs[0]] is Form.MOVE and not leaves and all(u.outputs[0] not in forms for u in users)
+
+
+def _wants_encoding(graph: Graph, forms: Mapping[str, Form], name: str, integer_outputs: bool) -> bool:
+    if graph.types[name].dtype != F32:
+        return False
+    read = any(user.outputs[0] in forms for user in graph.users[name])
+    producer = graph.producers.get(name)
+    if producer is None or producer.outputs[0] not in forms:
+        return read
+    direct = forms[producer.outputs[0]] is Form.LINEAR and not read
+    return not direct or (integer_outputs and name in graph.output_values)
+
+
+def _fused(graph: Graph, forms: Mapping[str, Form]) -> frozenset[str]:
+    """Values that are never rounded because their only reader takes the exact sum."""
+    fused: set[str] = set()
+    for node in graph.nodes:
+        form = forms.get(node.outputs[0])
+        if form is None:
+            continue
+        shape = graph.types[node.outputs[0]].shape
+        names = [name for name in data_inputs(graph, node)
+                 if graph.only_user(name) is node and _form(graph, forms, name) in ACCUMULATING
+                 and (graph.types[name].shape == shape or form is Form.BLEND)]
+        if form in (Form.CLIP, Form.SCALE) or (form is Form.SUM and len(data_inputs(graph, node)) == 1):
+            fused.update(names)
+        elif form is Form.SUM:
+            linear = [name for name in names if _form(graph, forms, name) is Form.LINEAR]
+            fused.update(sorted(linear, key=lambda name: graph.nodes.index(graph.producers[name]))[-1:])
+        elif form is Form.BLEND:
+            fused.update(name for name in names if _form(graph, forms, name) is Form.BLEND and not _blends_before(graph, forms, name))
+    return frozenset(fused)
+
+
+def _form(graph: Graph, forms: Mapping[str, Form], name: str) -> Form | None:
+    producer = graph.producers.get(name)
+    return None if producer is None else forms.get(producer.outputs[0])
+
+
+def _blends_before(graph: Graph, forms: Mapping[str, Form], name: str) -> bool:
+    """Two interpolations in a row fit int32; a third would not."""
+    return _form(graph, forms, graph.producers[name].inputs[0]) is Form.BLEND
+
+
+def _ties(graph: Graph, forms: Mapping[str, Form], encoded: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Connected components of values that moving operators join."""
+    order = {name: number for number, name in enumerate(encoded)}
+    joined: nx.Graph[str] = nx.Graph()
+    joined.add_nodes_from(encoded)
+    for node in graph.nodes:
+        if forms.get(node.outputs[0]) in TIED:
+            joined.add_edges_from((node.outputs[0], name) for name in data_inputs(graph, node))
+    groups = (tuple(sorted(group & order.keys(), key=order.__getitem__)) for group in nx.connected_components(joined))
+    return tuple(sorted((group for group in groups if group), key=lambda group: order[group[0]]))

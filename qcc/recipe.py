@@ -1,0 +1,98 @@
+"""Recipes: every choice that a compile makes, as data. A recipe that is read back gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from qcc.errors import RecipeError
+
+OBSERVERS = ("minmax", "percentile")
+BORDERS = ("float", "integer")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to build and how.
+
+    Attributes:
+        target: name of the machine (codegen/target.py), "host" included; the artifact's recipe holds the resolved name.
+        name: C identifier of the library; empty: from the model's file name.
+        weight_bits, activation_bits: width of weights and of values between layers.
+        observer: how ranges are measured: "minmax", or "percentile" of the values seen.
+        percentile: share of values inside the range, in percent (both tails together lose the rest).
+        io: "float" converts at the border; "integer" hands over the integers of the encodings.
+        input_shapes: fixed shapes of inputs, for models that leave some open.
+    """
+
+    target: str = "host"
+    name: str = ""
+    weight_bits: int = 8
+    activation_bits: int = 8
+    observer: str = "minmax"
+    percentile: float = 99.999
+    io: str = "float"
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises RecipeError for values that make no sense."""
+        if self.weight_bits != 8 or self.activation_bits != 8:
+            raise RecipeError(f"bits w{self.weight_bits}a{self.activation_bits} are not supported yet: expected 8 (w8a8)")
+        if self.observer not in OBSERVERS:
+            raise RecipeError(f"observer {self.observer!r} is unknown: expected one of {', '.join(OBSERVERS)}")
+        if not 50.0 < self.percentile <= 100.0:
+            raise RecipeError(f"percentile {self.percentile} is out of range: expected more than 50 and at most 100")
+        if self.io not in BORDERS:
+            raise RecipeError(f"io {self.io!r} is unknown: expected one of {', '.join(BORDERS)}")
+
+    @staticmethod
+    def from_text(text: str, origin: str = "recipe") -> Recipe:
+        """Read TOML.
+
+        Raises:
+            RecipeError: not TOML, unknown keys, or values of the wrong kind.
+        """
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"{origin} is not TOML: {error}") from error
+        known = {f.name: getattr(Recipe(), f.name) for f in fields(Recipe)}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise RecipeError(f"{origin}: unknown keys {', '.join(unknown)}; expected some of {', '.join(known)}")
+        for key, value in values.items():
+            wanted = (int, float) if isinstance(known[key], float) else type(known[key])
+            if not isinstance(value, wanted) or isinstance(value, bool):
+                raise RecipeError(f"{origin}: {key} = {value!r} has the wrong kind, expected for example {known[key]!r}")
+        if "input_shapes" in values:
+            values["input_shapes"] = {name: _shape(origin, name, shape) for name, shape in values["input_shapes"].items()}
+        return Recipe(**values)
+
+    @staticmethod
+    def load(path: str | Path) -> Recipe:
+        """Read a recipe file (see `from_text`)."""
+        try:
+            return Recipe.from_text(Path(path).read_text("utf-8"), f"recipe {path}")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"recipe {path} cannot be read: {error}") from error
+
+    def dumps(self) -> str:
+        """The recipe as TOML, all keys written out."""
+        lines = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name != "input_shapes":
+                lines.append(f"{f.name} = {json.dumps(value)}")
+        lines.append("\n[input_shapes]")
+        lines += [f"{json.dumps(name)} = {list(shape)}" for name, shape in sorted(self.input_shapes.items())]
+        return "\n".join(lines) + "\n"
+
+
+def _shape(origin: str, name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(isinstance(n, int) and n > 0 for n in value):
+        raise RecipeError(f"{origin}: the shape of input {name!r} is {value!r}, expected a list of positive integers")
+    return tuple(value)
