@@ -1,0 +1,157 @@
+"""Any operator that has no kernel family of its own: its tensor expression under one generic schedule.
+
+The rule: inline what is elementwise, give each task some rows of the output, compute a reduction right where its row is needed.
+Vectors are left to LLVM, whose loop vectoriser handles every remainder; nothing is allocated but a row on the stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from qcc.codegen.kernel import View
+from qcc.codegen.raw import MARK, Call, flatten, raw_function
+from qcc.errors import CodegenError
+from qcc.ir import Op, TensorType
+
+if TYPE_CHECKING:
+    from qcc.codegen.target import Target
+
+TASKS = 64                  # pieces that an output is cut into, at most
+ROW = 1024                  # elements of the last axis that one inner loop covers, at most
+
+
+@dataclass(frozen=True)
+class TeKernel:
+    """One operator through `Op.lower`.
+
+    Attributes:
+        op: integer operators equal `op.evaluate` bit for bit.
+        inputs: contiguous views, in the operator's order.
+        constants: positions of inputs that are constants; their operands stand behind the other inputs.
+        outputs: contiguous views.
+    """
+
+    op: Op
+    inputs: tuple[View, ...]
+    outputs: tuple[View, ...]
+    constants: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        strided = [view for view in (*self.inputs, *self.outputs) if not view.is_contiguous]
+        if strided:
+            found = f"strides {strided[0].strides} for shape {strided[0].shape}"
+            raise CodegenError(f"{self.op.name}: the generic kernel takes contiguous tensors, got {found}: copy first")
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Positions of the operator's inputs as the operands have them: sources, then constants."""
+        return tuple(sorted(range(len(self.inputs)), key=lambda position: (position in self.constants, position)))
+
+    @property
+    def operands(self) -> tuple[View, ...]:
+        return (*(self.inputs[position] for position in self.order), *self.outputs)
+
+    @property
+    def tasks(self) -> int:
+        """One output is cut into rows; several are made by one task."""
+        return _cut(self.outputs[0].shape).tasks if len(self.outputs) == 1 else 1
+
+    @property
+    def macs(self) -> int:
+        return self.op.macs(_types(self.inputs), _types(self.outputs))
+
+    def emit(self, target: Target) -> Any:
+        from tvm import te
+
+        placeholders = [te.placeholder(view.shape, _name(view), f"x{number}") for number, view in enumerate(self.inputs)]
+        results = self.op.lower(placeholders, _types(self.outputs))
+        function = te.create_prim_func([*(placeholders[position] for position in self.order), *results])
+        flat = flatten(schedule(function))
+        return raw_function(self.operands, [Call(flat, tuple(range(len(self.operands))))])
+
+
+def _types(views: Sequence[View]) -> tuple[TensorType, ...]:
+    return tuple(TensorType(view.dtype, view.shape) for view in views)
+
+
+def _name(view: View) -> str:
+    return "bool" if view.dtype.kind == "b" else str(view.dtype.numpy)
+
+
+def _divisor(extent: int, most: int) -> int:
+    """The largest divisor of `extent` that is not above `most`."""
+    return next(n for n in range(min(extent, most), 0, -1) if extent % n == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How an output is divided: the last axis into columns x steps x elements, all others together into blocks x rows."""
+
+    blocks: int
+    rows: int
+    columns: int
+    steps: int
+    elements: int
+
+    @property
+    def tasks(self) -> int:
+        return self.blocks * self.columns
+
+
+def _cut(shape: tuple[int, ...]) -> Cut:
+    rows, last = prod(shape[:-1]), shape[-1] if shape else 1
+    blocks = _divisor(rows, TASKS)
+    columns = _divisor(last // 16, TASKS) if rows == 1 and last % 16 == 0 and last else 1
+    elements = _divisor(last // columns, ROW)
+    return Cut(blocks, rows // blocks, columns, last // columns // elements, elements)
+
+
+def schedule(function: Any) -> Any:
+    """Apply the generic rule to a PrimFunc made from tensor expressions; marks the loop over tasks where there is one output."""
+    import tvm
+    from tvm import s_tir
+
+    work = s_tir.Schedule(tvm.IRModule({"main": function}))
+    root = work.get_sblock("root")
+    outputs = [work.get(block).name_hint for block in work.get_output_blocks(root)]
+    reductions = []
+    for block in work.get_child_blocks(root):
+        if work.get(block).name_hint in outputs:
+            continue
+        if any(_kinds(work, block)):
+            reductions.append(block)
+        else:
+            work.compute_inline(block)
+    for name in outputs:
+        place = _schedule_output(work, work.get_sblock(name), mark=len(outputs) == 1)
+        for reduction in reductions:
+            work.compute_at(reduction, place)
+            work.decompose_reduction(reduction, work.get_loops(reduction)[-sum(_kinds(work, reduction))])
+    return work.mod["main"]
+
+
+def _kinds(work: Any, block: Any) -> list[bool]:
+    """Per loop variable of a block, whether it runs over a reduced axis."""
+    return [int(variable.iter_type) == 2 for variable in work.get(block).iter_vars]     # 2 is IterVar.CommReduce
+
+
+def _schedule_output(work: Any, output: Any, mark: bool) -> Any:
+    """Cut the loops of an output; returns the loop inside which everything that an inner row needs is computed."""
+    kinds, loops = _kinds(work, output), work.get_loops(output)
+    spatial = [loop for loop, reduced in zip(loops, kinds, strict=True) if not reduced]
+    reduced = [loop for loop, reduced in zip(loops, kinds, strict=True) if reduced]
+    cut = _cut(tuple(int(work.get(loop).extent) for loop in spatial))
+    while len(spatial) < 2:
+        spatial.insert(0, work.add_unit_loop(spatial[0] if spatial else loops[0] if loops else output))
+    block, row = work.split(work.fuse(*spatial[:-1]), [cut.blocks, cut.rows])
+    column, step, element = work.split(spatial[-1], [cut.columns, cut.steps, cut.elements])
+    work.reorder(block, column, row, step, *reduced, element)
+    task = work.fuse(block, column)
+    if mark:
+        work.annotate(task, MARK, 1)
+    if reduced:
+        work.decompose_reduction(output, reduced[0])
+    return step
