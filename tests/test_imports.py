@@ -18,7 +18,7 @@ MAPPED = ("passes", "codegen", "runtime", "models")
 COMPILER, COMMAND_LINE = 6, 7
 LAYERS = {"errors": 0, "runtime": 1, "models": 1, "arith": 1, "ir": 2, "ops": 3, "recipe": 3, "onnx": 4, "passes": 4, "codegen": 4}
 ALONE = {"runtime", "models"}
-HOMES = {"tvm": ("qcc.codegen.", "qcc.ops."), "tvm_ffi": ("qcc.codegen.", "qcc.ops."), "onnx": ("qcc.onnx.", "qcc.models.")}
+HOMES = {"tvm": ("qcc.codegen.", "qcc.ops."), "tvm_ffi": ("qcc.codegen.", "qcc.ops."), "onnx": ("qcc.onnx.", "qcc.models.", "qcc.peers.")}
 HEAVY = ("tvm", "tvm_ffi", "onnx", "onnxruntime", "scipy", "networkx", "openvino", "nncf")
 
 
@@ -66,7 +66,7 @@ def layer(module: str) -> float:
     name = part(module)
     if module == "qcc.ir.types":
         return LAYERS["arith"] - 0.5  # the words that all of it is written in, arithmetic included
-    return COMMAND_LINE if name in ("cli", "__main__") else LAYERS.get(name, COMPILER)
+    return COMMAND_LINE if name in ("cli", "commands", "__main__") else LAYERS.get(name, COMPILER)
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"qcc"}))

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from qcc.models import packages, weights, zoo
+from qcc.models import packages, samples, weights, zoo
 
 MLPERF_INPUTS = {"resnet8_cifar10": (3, 32, 32), "vww_mobilenetv1": (3, 96, 96), "kws_dscnn": (50, 10, 1), "ad_autoencoder": (5, 128, 1)}
 
@@ -66,6 +66,28 @@ def test_unknown_names() -> None:
         zoo.path("resnet9")
     with pytest.raises(zoo.ModelUnavailable, match=r"'flowers' is unknown; there are cifar20, photos8"):
         zoo.images("flowers")
+
+
+@pytest.mark.parametrize("name", [*zoo.BUNDLED, *zoo.LIGHT, "resnet18"])
+def test_samples_fit_their_models(name: str) -> None:
+    first, second = samples.samples(name, 2)
+    assert all(array.dtype == np.float32 for array in first.values())
+    assert any(not np.array_equal(first[key], second[key]) for key in first)
+    if name != "resnet18":
+        for output in session(zoo.path(name)).run(None, first):
+            assert np.isfinite(output).all()
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", list(zoo.PUBLISHED))
+def test_samples_of_published_models(name: str) -> None:
+    file = published(name)
+    try:
+        (first,) = samples.samples(name, 1)
+    except zoo.ModelUnavailable as reason:
+        pytest.skip(str(reason))
+    for output in session(file).run(None, first):
+        assert np.isfinite(output).all()
 
 
 @pytest.mark.parametrize(("name", "parameters", "convolutions"),

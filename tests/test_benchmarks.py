@@ -1,0 +1,34 @@
+"""The benchmarks start and measure what they say; how fast anything is, is no matter for a test."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+x86_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="benchmarks/peak.c is written for x86-64")
+
+
+@x86_only
+@pytest.mark.parametrize("options", [["-march=native"], ["-mavx2"]])
+def test_peak_reports_rates(options: list[str], tmp_path: Path) -> None:
+    program = tmp_path / "peak"
+    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", *options, "-o", program, FOLDER / "peak.c"], check=True)
+    done = subprocess.run([program, "4096", "1000000"], capture_output=True, text=True, check=True)
+    peak, small, large = (json.loads(line) for line in done.stdout.splitlines())
+    assert peak["macs_per_second"] > 1e9
+    assert (small["bytes"], large["bytes"]) == (4096, 1000000)
+    assert small["bytes_per_second"] > 1e8
+    assert large["bytes_per_second"] > 1e8
+
+
+def test_latency_explains_itself() -> None:
+    done = subprocess.run([sys.executable, FOLDER / "latency.py", "--help"], capture_output=True, text=True, check=True,
+                          cwd=FOLDER.parent, env={"PYTHONPATH": ":".join(entry for entry in sys.path if entry)})
+    assert "--against" in done.stdout
+    assert "resnet50" in done.stdout
