@@ -117,7 +117,7 @@ class _Emitter:
     def __init__(self, kernel: DenseKernel, target: Target) -> None:
         self.kernel, self.dot = kernel, DOT_PRODUCTS[target.dot]
         if self.dot.lanes != kernel.lanes:
-            raise CodegenError(f"a kernel with {kernel.lanes} lanes cannot be compiled for {target.name}, whose vectors have {target.lanes}")
+            raise CodegenError(f"a kernel of {kernel.lanes} lanes cannot be compiled for {target.name}: its vectors have {target.lanes}; plan anew")
         self.function = Function(kernel.operands)
         memories = list(self.function.operands)
         self.source = memories.pop(0)

@@ -45,7 +45,7 @@ class Requantization:
         total = accumulator.astype(np.int64) * self.multiplier.astype(np.int64) + (1 << (self.shift - 1))
         if residual is not None:
             total = total + (residual.astype(np.int64) - self.residual_zero_point) * self.residual_multiplier
-        return np.clip((total >> self.shift) + self.zero_point, self.low, self.high).astype(np.uint8)
+        return np.asarray(np.clip((total >> self.shift) + self.zero_point, self.low, self.high), np.uint8)
 
     @property
     def folds_zero_point(self) -> bool:
@@ -108,7 +108,9 @@ class Output:
 class Requantizer:
     """Emits the requantization; the numbers of the layer are loaded once, where it is made."""
 
-    def __init__(self, function: Function, epilogue: Epilogue, lanes: int, constants: Memory, parameters: Memory, destination: Memory) -> None:
+    def __init__(
+        self, function: Function, epilogue: Epilogue, lanes: int, constants: Memory, parameters: Memory, destination: Memory
+    ) -> None:
         self.function, self.epilogue, self.lanes = function, epilogue, lanes
         self.constants, self.destination = constants, destination
         shift, low, high, multiplier, late = (function.let(parameters.load(index)) for index in range(5))

@@ -45,12 +45,12 @@ def take_channels(values: Array, channels: Array) -> Array:
 
 
 def pack_weights(runs: Array, channels: Array) -> Array:
-    """i8 [OC, runs, bytes] -> i8 [panels, runs, words, blocks, lanes, 4]: a run is a stretch of source bytes without gaps."""
+    """i8 [OC, runs, bytes] -> i8 [panels, runs * words, blocks, lanes, 4]: a run is a stretch of source bytes without gaps."""
     outputs, count, run = runs.shape
     padded = np.zeros((outputs, count, words(run) * WORD), np.int8)
     padded[:, :, :run] = runs
-    lanes = take_channels(padded.reshape(outputs, count, words(run), WORD), channels)
-    return np.ascontiguousarray(lanes.transpose(0, 3, 4, 1, 2, 5))
+    lanes = take_channels(padded.reshape(outputs, count * words(run), WORD), channels)
+    return np.ascontiguousarray(lanes.transpose(0, 3, 1, 2, 4))
 
 
 def pack_requantization(requantization: Requantization, bias: Array, channels: Array) -> Array:

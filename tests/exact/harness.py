@@ -1,112 +1,112 @@
-"""Compile kernels, load them, and run them on operands that lie in the middle of guard bytes."""
+"""Compile kernels, call them through ctypes, and look after every byte around their output."""
 
 from __future__ import annotations
 
 import ctypes
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from qcc.codegen.kernel import READ_SLACK, Kernel, View
 from qcc.codegen.target import TARGETS, Target, host_features
-from qcc.codegen.worker import KernelCompiler
-from qcc.ir import Array
+from qcc.codegen.worker import compile_kernels
+from qcc.ir.types import Array, DType
 
-GUARD = 192
-RUNNABLE = [target for target in TARGETS.values() if host_features().issuperset(target.features)]
-
-
-def library(kernels: Sequence[Kernel], compiler: KernelCompiler, folder: Path) -> Library:
-    """All kernels, compiled for the compiler's target into one shared library without undefined symbols."""
-    named = {kernel: f"k{number}" for number, kernel in enumerate(dict.fromkeys(kernels))}
-    objects = compiler.compile(named, folder)
-    path = folder / "kernels.so"
-    subprocess.run(["cc", "-shared", "-Wl,-z,defs", "-o", path, *objects, "-lm"], check=True)
-    return Library(ctypes.CDLL(str(path)), named)
+GUARD = 96    # bytes before and after every operand, written before a call and compared after it
 
 
-@dataclass(frozen=True)
-class Library:
-    functions: ctypes.CDLL
-    symbols: dict[Kernel, str]
-
-    def run(self, kernel: Kernel, sources: Sequence[Array], ranges: Sequence[tuple[int, int]] | None = None) -> list[Array]:
-        """Run a kernel task range by task range; returns its destinations (operands beyond the sources).
-
-        Sources are placed in buffers with other bytes between and around the elements; so are destinations, and it is checked
-        that not a byte of theirs changes that is not an element.
-        """
-        views = kernel.operands
-        memories = [Placed.of(view, array) for view, array in zip(views, sources, strict=False)]
-        memories += [Placed.of(view, None) for view in views[len(sources):]]
-        function = self.functions[self.symbols[kernel]]
-        function.argtypes = [*[ctypes.c_void_p] * len(views), ctypes.c_int32, ctypes.c_int32]
-        before = [memory.data.copy() for memory in memories]
-        for begin, end in ranges or halves(kernel.tasks):
-            assert function(*(memory.address for memory in memories), begin, end) == 0
-        for number, memory in enumerate(memories):
-            if number >= len(sources):
-                memory.assert_only_elements_changed(before[number])
-            else:
-                assert np.array_equal(memory.data, before[number]), f"operand {number} is read-only"
-        return [memory.elements().copy() for memory in memories[len(sources):]]
+def targets() -> list[Any]:
+    """Every x86 target as a test parameter; those that this machine cannot run are skipped."""
+    runs = {t.name: host_features().issuperset(t.features) for t in TARGETS.values() if t.triple.startswith("x86_64")}
+    return [pytest.param(TARGETS[name], id=name, marks=[] if fits else pytest.mark.skip(reason=f"this CPU lacks features of {name}"))
+            for name, fits in runs.items()]
 
 
-def halves(tasks: int) -> list[tuple[int, int]]:
-    """All tasks, the later half first, with empty ranges in between."""
-    middle = tasks // 2
-    return [(middle, tasks), (0, 0), (0, middle)]
+def compile_all(kernels: Sequence[Kernel], target: Target) -> Callable[[Kernel], Any]:
+    """Build all kernels into one library; returns kernel -> C function."""
+    symbols = {kernel: f"k{number}" for number, kernel in enumerate(dict.fromkeys(kernels))}
+    with tempfile.TemporaryDirectory() as folder:
+        objects = compile_kernels(symbols, target, Path(folder), workers=2)
+        library_path = Path(folder) / "kernels.so"
+        subprocess.run(["cc", "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library_path, *objects], check=True)
+        library = ctypes.CDLL(str(library_path))
+    return lambda kernel: getattr(library, symbols[kernel])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Placed:
-    """An operand in the middle of a buffer of noise, at an odd address."""
+    """A tensor at the place that its view gives it, in a buffer of random bytes that starts at an odd address."""
 
     view: View
-    data: Array     # bytes
+    storage: Array
+    start: int
 
     @staticmethod
-    def of(view: View, array: Array | None) -> Placed:
+    def of(view: View, rng: np.random.Generator, values: Array | None = None) -> Placed:
         size = view.span * view.dtype.bytes
-        noise = np.random.default_rng(size).integers(0, 256, GUARD + size + max(GUARD, READ_SLACK), dtype=np.uint8)
-        placed = Placed(view, noise)
-        if array is not None:
-            assert array.shape == view.shape, f"expected {view.shape}, got {array.shape}"
-            assert array.dtype == view.dtype.numpy, f"expected {view.dtype}, got {array.dtype}"
-            placed.elements()[...] = array
+        odd = 1 if view.dtype.bytes == 1 else 4    # bytes may lie anywhere, words at their own alignment
+        start = GUARD // view.dtype.bytes * view.dtype.bytes + odd
+        storage = rng.integers(0, 256, start + size + GUARD + READ_SLACK + 64, dtype=np.uint8)
+        start += -(storage.ctypes.data + start - odd) % 64
+        placed = Placed(view, storage, start)
+        if values is not None:
+            placed.array[...] = values
         return placed
 
     @property
-    def start(self) -> int:
-        return GUARD // 2 + self.view.dtype.bytes
+    def array(self) -> Array:
+        """The tensor itself, writable."""
+        size = self.view.span * self.view.dtype.bytes
+        flat = self.storage[self.start : self.start + size].view(self.view.dtype.numpy) if self.aligned else None
+        base = flat if flat is not None else np.frombuffer(self.storage.data, self.view.dtype.numpy, self.view.span, self.start)
+        return np.lib.stride_tricks.as_strided(base, self.view.shape, [s * self.view.dtype.bytes for s in self.view.strides])
 
     @property
-    def address(self) -> int:
-        return int(self.data.ctypes.data) + self.start
+    def aligned(self) -> bool:
+        return (self.storage.ctypes.data + self.start) % self.view.dtype.bytes == 0
 
-    def elements(self) -> Array:
-        strides = tuple(s * self.view.dtype.bytes for s in self.view.strides)
-        return np.ndarray(self.view.shape, self.view.dtype.numpy, self.data.data, self.start, strides)
+    @property
+    def address(self) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self.storage.ctypes.data + self.start)
 
-    def assert_only_elements_changed(self, before: Array) -> None:
-        touched = Placed(self.view, np.zeros_like(self.data))
-        touched.elements().view(f"u{self.view.dtype.bytes}")[...] = -1 % (1 << 8 * self.view.dtype.bytes)
-        outside = touched.data == 0
-        changed = np.flatnonzero(outside & (self.data != before))
-        assert changed.size == 0, f"bytes {changed[:8] - self.start} from the start of {self.view} changed, but hold no element"
-
-
-def spread(view: View, gap: int, inner: int = 0) -> View:
-    """The same elements with `gap` elements between rows of the innermost axis, and `inner` between its elements."""
-    strides, step = [], 1 + inner
-    for axis, extent in reversed(list(enumerate(view.shape))):
-        strides.append(step)
-        step = step * extent + (gap if axis == len(view.shape) - 1 else 0)
-    return View(view.dtype, view.shape, tuple(reversed(strides)))
+    def surroundings(self) -> Array:
+        """All bytes but those of the tensor."""
+        copy = Placed(self.view, self.storage.copy(), self.start)
+        copy.array[...] = 0
+        return copy.storage
 
 
-def target_id(target: Target) -> str:
-    return target.name
+def constant(array: Array) -> Array:
+    """A constant as a program lays it out: 64-byte aligned, with readable bytes after it."""
+    storage = np.full(array.nbytes + READ_SLACK + 64, 0xA5, np.uint8)
+    start = -storage.ctypes.data % 64
+    storage[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return storage[start : start + array.nbytes + READ_SLACK]
+
+
+def run(function: Any, kernel: Kernel, sources: Sequence[Placed], constants: Sequence[Array], output: Placed, pieces: int = 2) -> Array:
+    """Call the kernel for all tasks, split in pieces that are done in reverse; checks that nothing but the output changed."""
+    views = kernel.operands[len(sources) : len(sources) + len(constants)]
+    assert [(view.shape, view.dtype) for view in views] == [(array.shape, DType.of(array.dtype)) for array in constants]
+    kept = [constant(array) for array in constants]
+    pointers = [source.address for source in sources] + [ctypes.c_void_p(array.ctypes.data) for array in kept] + [output.address]
+    before = output.surroundings()
+    bounds = np.linspace(0, kernel.tasks, pieces + 1).astype(int)
+    for begin, end in reversed(list(zip(bounds[:-1], bounds[1:], strict=True))):
+        assert function(*pointers, int(begin), int(end)) == 0
+    np.testing.assert_array_equal(output.surroundings(), before, err_msg="bytes outside of the output were written")
+    return np.array(output.array)
+
+
+def spaced(dtype: DType, shape: tuple[int, ...], gaps: tuple[int, int, int]) -> View:
+    """A view (N, H, W, C) with so many unused elements after every pixel, row and image."""
+    n, h, w, c = shape
+    pixel = c + gaps[0]
+    row = w * pixel + gaps[1]
+    return View(dtype, (n, h, w, c), (h * row + gaps[2], row, pixel, 1))
