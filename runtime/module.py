@@ -1,0 +1,266 @@
+"""A loaded model: NumPy arrays in, NumPy arrays out.
+
+It decides what is accepted as input and who may use a context when; the C side is behind runtime/library.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from qcc.errors import RuntimeFailure, UsageError, VerificationError
+from qcc.runtime.library import Context, Library
+from qcc.runtime.manifest import ArgumentRecord, Manifest, PortRecord, StepRecord, numpy_dtype
+
+Array = npt.NDArray[Any]
+
+
+class Module:
+    """A compiled model, ready to run.
+
+    A module may be used from several threads: every call takes a free context (an arena and its worker threads) or makes one
+    when all are in use, so calls run side by side and never wait for each other. `close`, or leaving a `with` block, frees them.
+
+    Attributes:
+        manifest: what the library is and needs.
+        inputs, outputs: names, types, shapes and encodings, in order.
+        layers: for every layer its node, op, bits, multiply-accumulates and bytes.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1, check: bool = True) -> None:
+        """Load an artifact folder; see `load`."""
+        self._closed = True
+        folder = Path(path)
+        if not 1 <= threads <= 64:
+            raise UsageError(f"threads={threads}: expected 1 to 64")
+        self.manifest = Manifest.read(folder)
+        self.inputs: tuple[PortRecord, ...] = self.manifest.inputs
+        self.outputs: tuple[PortRecord, ...] = self.manifest.outputs
+        self.layers: tuple[Mapping[str, Any], ...] = self.manifest.layers
+        self.threads = threads
+        self._expected = [(number, port.name, port.numpy, port.shape) for number, port in enumerate(self.inputs)]
+        self._results = [(number, port.name, port.numpy, port.shape) for number, port in enumerate(self.outputs)]
+        self._library = Library(folder, self.manifest, check)
+        self._run = self._library.run
+        self._lock = threading.Lock()
+        self._in_use = 0
+        try:
+            self._free = [self._library.make_context(threads)]
+        except RuntimeFailure:
+            self._library.unload()
+            raise
+        self._closed = False
+
+    def run(self, inputs: Mapping[str, Any] | Any, out: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Run the model.
+
+        Args:
+            inputs: an array for every input's name, or, for a model of one input, the array alone. Arrays are NumPy arrays or
+                have `__dlpack__`, with exactly the input's type and shape; one that is not contiguous is copied. Float inputs
+                may hold NaN and infinities: what becomes of them is the model's matter.
+            out: arrays to write to instead of new ones, by output name: contiguous, of the output's type and shape, and not
+                overlapping an input.
+
+        Returns:
+            an array for every output, in the model's order.
+
+        Raises:
+            UsageError: names, types or shapes do not fit.
+            RuntimeFailure: the module is closed, or a kernel failed.
+        """
+        context = self._take()
+        try:
+            kept = self._bind_inputs(context, inputs)
+            results = self._bind_outputs(context, out)
+            if self._run(context.pointer, context.inputs, context.outputs) != 0:
+                raise RuntimeFailure(self._library.text(context))
+            del kept  # until here the arrays, or copies of them, must live
+            return results
+        finally:
+            self._give(context)
+
+    def profile(self, inputs: Mapping[str, Any] | Any) -> list[tuple[str, int]]:
+        """Run once; for every step its node and the nanoseconds that it took. Arguments and errors are those of `run`."""
+        context = self._take()
+        try:
+            kept = self._bind_inputs(context, inputs), self._bind_outputs(context, None)
+            times = (ctypes.c_uint64 * max(1, len(self.manifest.steps)))()
+            if self._library.run_profiled(context.pointer, context.inputs, context.outputs, times) != 0:
+                raise RuntimeFailure(self._library.text(context))
+            del kept
+            return [(step.node, time) for step, time in zip(self.manifest.steps, times, strict=False)]
+        finally:
+            self._give(context)
+
+    def trace(self, inputs: Mapping[str, Any] | Any) -> Iterator[tuple[StepRecord, Array]]:
+        """Run step by step; for every step its record and a copy of what it wrote (its last argument).
+
+        A step's result is taken right after the step, before the memory is used again. Errors are those of `run`.
+        """
+        context = self._take()
+        try:
+            kept = self._bind_inputs(context, inputs)
+            results = list(self._bind_outputs(context, None).values())
+            arena = self._library.arena_of(context)
+            for number, step in enumerate(self.manifest.steps):
+                if self._library.run_steps(context.pointer, context.inputs, context.outputs, number, number + 1) != 0:
+                    raise RuntimeFailure(self._library.text(context))
+                yield step, _read(step.arguments[-1], arena, results)
+            del kept
+        finally:
+            self._give(context)
+
+    def selftest(self) -> None:
+        """Run the golden input that is built into the library; VerificationError when the result is not the golden output."""
+        context = self._take()
+        try:
+            if self._library.selftest(context.pointer) != 0:
+                raise VerificationError(self._library.text(context))
+        finally:
+            self._give(context)
+
+    def close(self) -> None:
+        """Free the contexts; calls that are under way finish first, later ones raise RuntimeFailure."""
+        if self._closed:
+            return
+        with self._lock:
+            first, self._closed = not self._closed, True
+            free, self._free = self._free, []
+            last = first and self._in_use == 0
+        for context in free:
+            self._library.close(context.pointer)
+        if last:
+            self._library.unload()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<qcc.runtime.Module {self.manifest.name}, target {self.manifest.target}, threads {self.threads}>"
+
+    def _take(self) -> Context:
+        with self._lock:
+            if self._closed:
+                raise RuntimeFailure(f"module {self.manifest.name} is closed")
+            self._in_use += 1
+            if self._free:
+                return self._free.pop()
+        try:
+            return self._library.make_context(self.threads)
+        except RuntimeFailure:
+            with self._lock:
+                self._in_use -= 1
+            raise
+
+    def _give(self, context: Context) -> None:
+        with self._lock:
+            self._in_use -= 1
+            if not self._closed:
+                self._free.append(context)
+                return
+            last = self._in_use == 0
+        self._library.close(context.pointer)
+        if last:
+            self._library.unload()
+
+    def _bind_inputs(self, context: Context, inputs: Mapping[str, Any] | Any) -> list[Array]:
+        """Write the arrays' addresses into the context; the arrays returned must live until the run is over."""
+        if not isinstance(inputs, Mapping):
+            inputs = self._single(inputs)
+        if len(inputs) != len(self._expected):
+            raise UsageError(self._names("input", self.inputs, inputs))
+        arrays = []
+        for number, name, dtype, shape in self._expected:
+            if name not in inputs:
+                raise UsageError(self._names("input", self.inputs, inputs))
+            array = inputs[name]
+            if type(array) is not np.ndarray:
+                array = _as_numpy(name, array)
+            if array.dtype != dtype or array.shape != shape:
+                found = f"{array.dtype}{list(array.shape)}{_hint(array, dtype, shape)}"
+                raise UsageError(f"input {name!r}: expected {dtype}{list(shape)}, got {found}")
+            if not array.flags.c_contiguous:
+                array = np.ascontiguousarray(array)
+            context.inputs[number] = array.__array_interface__["data"][0]
+            arrays.append(array)
+        return arrays
+
+    def _bind_outputs(self, context: Context, out: Mapping[str, Array] | None) -> dict[str, Array]:
+        if out is not None and not set(out).issubset(port.name for port in self.outputs):
+            raise UsageError(self._names("output", self.outputs, out))
+        results = {}
+        for number, name, dtype, shape in self._results:
+            if out is not None and name in out:
+                array = out[name]
+                fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.shape == shape
+                if not fits or not array.flags.c_contiguous or not array.flags.writeable:
+                    raise UsageError(f"out[{name!r}]: expected a contiguous, writable array {dtype}{list(shape)}")
+            else:
+                array = np.empty(shape, dtype)
+            context.outputs[number] = array.__array_interface__["data"][0]
+            results[name] = array
+        return results
+
+    def _single(self, value: Any) -> dict[str, Any]:
+        if len(self.inputs) != 1:
+            raise UsageError(f"this model has {len(self.inputs)} inputs: pass a dict with the keys {[port.name for port in self.inputs]}")
+        return {self.inputs[0].name: value}
+
+    def _names(self, kind: str, ports: tuple[PortRecord, ...], found: Mapping[str, Any]) -> str:
+        return f"{kind}s: expected the names {[port.name for port in ports]}, got {list(found)}"
+
+
+def load(path: str | Path, threads: int = 1, check: bool = True) -> Module:
+    """Load the artifact folder that `qcc compile` wrote.
+
+    Args:
+        path: the folder.
+        threads: how many threads work on one run, the caller's included (1 to 64).
+        check: compare the library with the hash in the manifest first.
+
+    Raises:
+        RuntimeFailure: no such folder, a damaged library, another ABI version or architecture, or missing CPU features.
+    """
+    return Module(path, threads, check)
+
+
+def _as_numpy(name: str, value: Any) -> Array:
+    if isinstance(value, np.ndarray):
+        return value.view(np.ndarray)
+    if not hasattr(value, "__dlpack__"):
+        raise UsageError(f"input {name!r}: expected a NumPy array or an object with __dlpack__, got {type(value).__name__}")
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"input {name!r}: NumPy cannot read this {type(value).__name__} ({error}); copy it to main memory") from error
+
+
+def _hint(array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    if array.dtype != dtype:
+        return f"; convert it with .astype(np.{dtype})"
+    return "; the extents are in another order, transpose it" if sorted(array.shape) == sorted(shape) else ""
+
+
+def _read(argument: ArgumentRecord, arena: npt.NDArray[np.uint8], results: list[Array]) -> Array:
+    """A copy of what lies at an argument of the arena or of an output."""
+    dtype = numpy_dtype(argument.dtype)
+    strides = tuple(stride * dtype.itemsize for stride in argument.strides)
+    if argument.space == "arena":
+        memory, offset = arena, argument.position
+    elif argument.space == "output":
+        memory, offset = results[argument.position].reshape(-1).view(np.uint8), argument.offset
+    else:
+        raise RuntimeFailure(f"a step writes to {argument.space} memory: the manifest is wrong, compile the model again")
+    return np.ndarray(argument.shape, dtype, memory, offset, strides).copy()
