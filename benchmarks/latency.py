@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from qcc.timing import Timing, interleaved
 
 MODELS = ("resnet8_cifar10", "vww_mobilenetv1", "kws_dscnn", "ad_autoencoder", "efficientnet_lite0", "squeezenet1_1", "open_nsfw",
           "mobilenet_v2", "resnet18", "resnet50")
+WIDTH = 160
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ def build_machine(folder: Path, threads: int) -> Machine:
     return Machine(program, threads)
 
 
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
 def measure(name: str, options: argparse.Namespace, machine: Machine, folder: Path) -> Row:
     """Compile one model, build its contenders from the same calibration data, and time them all."""
     model, feeds = zoo.path(name), samples.samples(name, options.images)
@@ -122,7 +127,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    console, failures = Console(), Console(stderr=True)
+    failures = Console(stderr=True)
+    console = Console(width=max(failures.width, WIDTH))
     rows = []
     with tempfile.TemporaryDirectory(prefix="qcc-latency-") as folder:
         machine = build_machine(Path(folder), options.threads)
@@ -134,7 +140,7 @@ def main() -> int:
     if rows:
         show(rows, console)
     if options.output is not None:
-        result = {"machine": platform.processor() or platform.machine(), "threads": options.threads, "rounds": options.rounds,
+        result = {"machine": cpu_name(), "threads": options.threads, "rounds": options.rounds,
                   "rows": [row.as_json() for row in rows]}
         options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0 if len(rows) == len(options.models) else 1

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from qcc.models import samples as model_samples
 from qcc.models import zoo as model_zoo
 
+Found = TypeVar("Found")
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -46,11 +51,38 @@ def zoo(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     folder: Path | None = request.config.getoption("--zoo")
 
     def find(name: str) -> Path:
-        if folder is not None and (folder / f"{name}.onnx").exists():
-            return folder / f"{name}.onnx"
-        try:
-            return model_zoo.path(name)
-        except model_zoo.ModelUnavailable as reason:
-            pytest.skip(str(reason))
+        given = folder / f"{name}.onnx" if folder is not None else None
+        return given if given is not None and given.exists() else model_zoo.path(name)
 
-    return find
+    return _or_skip(find)
+
+
+@pytest.fixture(scope="session")
+def images() -> Callable[[str], tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
+    """`images("imagenet20")` is a set of images and their labels, as `qcc.models.zoo.images` gives it; skips like `zoo`."""
+    return _or_skip(model_zoo.images)
+
+
+@pytest.fixture(scope="session")
+def samples() -> Callable[..., list[dict[str, npt.NDArray[Any]]]]:
+    """`samples("resnet50", 8)` are batches of one for a model, as `qcc.models.samples.samples` gives them; skips like `zoo`."""
+    return _or_skip(model_samples.samples)
+
+
+def _or_skip(find: Callable[..., Found]) -> Callable[..., Found]:
+    """The function, asked once for each thing; what cannot be had skips the test and says why."""
+
+    @functools.cache
+    def attempt(*arguments: Any) -> Found | model_zoo.ModelUnavailable:
+        try:
+            return find(*arguments)
+        except model_zoo.ModelUnavailable as reason:
+            return reason
+
+    def found(*arguments: Any) -> Found:
+        result = attempt(*arguments)
+        if isinstance(result, model_zoo.ModelUnavailable):
+            pytest.skip(str(result))
+        return result
+
+    return found

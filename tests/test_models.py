@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from qcc.models import packages, samples, weights, zoo
+from qcc.models import packages, weights, zoo
 
+Images = Callable[[str], tuple[np.ndarray, np.ndarray]]
+Samples = Callable[[str, int], list[dict[str, np.ndarray]]]
 MLPERF_INPUTS = {"resnet8_cifar10": (3, 32, 32), "vww_mobilenetv1": (3, 96, 96), "kws_dscnn": (50, 10, 1), "ad_autoencoder": (5, 128, 1)}
 
 
@@ -69,8 +72,8 @@ def test_unknown_names() -> None:
 
 
 @pytest.mark.parametrize("name", [*zoo.BUNDLED, *zoo.LIGHT, "resnet18"])
-def test_samples_fit_their_models(name: str) -> None:
-    first, second = samples.samples(name, 2)
+def test_samples_fit_their_models(name: str, samples: Samples) -> None:
+    first, second = samples(name, 2)
     assert all(array.dtype == np.float32 for array in first.values())
     assert any(not np.array_equal(first[key], second[key]) for key in first)
     if name != "resnet18":
@@ -80,12 +83,9 @@ def test_samples_fit_their_models(name: str) -> None:
 
 @pytest.mark.network
 @pytest.mark.parametrize("name", list(zoo.PUBLISHED))
-def test_samples_of_published_models(name: str) -> None:
+def test_samples_of_published_models(name: str, samples: Samples) -> None:
     file = published(name)
-    try:
-        (first,) = samples.samples(name, 1)
-    except zoo.ModelUnavailable as reason:
-        pytest.skip(str(reason))
+    (first,) = samples(name, 1)
     for output in session(file).run(None, first):
         assert np.isfinite(output).all()
 
@@ -117,17 +117,10 @@ def published(name: str) -> Path:
         pytest.skip(str(reason))
 
 
-def pictures(name: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        return zoo.images(name)
-    except zoo.ModelUnavailable as reason:
-        pytest.skip(str(reason))
-
-
 @pytest.mark.network
-def test_lite0_and_its_unfolded_twin() -> None:
+def test_lite0_and_its_unfolded_twin(images: Images) -> None:
     clean, unfolded = published("efficientnet_lite0"), published("efficientnet_lite0_bn")
-    pixels, labels = pictures("imagenet20")
+    pixels, labels = images("imagenet20")
     inputs = (pixels[:, 32:-32, 32:-32].transpose(0, 3, 1, 2) - 127.0) / 128.0
     assert (classify(clean, inputs) == labels).sum() >= 18
     feeds = {"input": inputs[:1].astype(np.float32)}
@@ -138,24 +131,24 @@ def test_lite0_and_its_unfolded_twin() -> None:
 
 
 @pytest.mark.network
-def test_squeezenet() -> None:
+def test_squeezenet(images: Images) -> None:
     file = published("squeezenet1_1")
-    pixels, labels = pictures("imagenet20")
+    pixels, labels = images("imagenet20")
     inputs = pixels[:, 30:257, 30:257, ::-1].transpose(0, 3, 1, 2) - np.array([104.006, 116.669, 122.679])[:, None, None]
     assert (classify(file, inputs) == labels).sum() >= 12
 
 
 @pytest.mark.network
-def test_lenet5() -> None:
+def test_lenet5(images: Images) -> None:
     file = published("lenet5_mnist")
-    pixels, labels = pictures("mnist5000")
+    pixels, labels = images("mnist5000")
     (logits,) = session(file).run(None, {"input": (pixels / 255).transpose(0, 3, 1, 2).astype(np.float32)})
     assert (logits.argmax(1) == labels).mean() > 0.99
 
 
 @pytest.mark.network
-def test_photographs() -> None:
-    pixels, labels = pictures("photographs")
+def test_photographs(images: Images) -> None:
+    pixels, labels = images("photographs")
     assert pixels.shape == (35, 288, 288, 3)
     assert (labels == -1).all()
     assert all(image.std() > 1 for image in pixels)
