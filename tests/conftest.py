@@ -10,12 +10,17 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import settings
 
 from qcc.models import samples as model_samples
 from qcc.models import zoo as model_zoo
 
 Found = TypeVar("Found")
 GOLDEN = Path(__file__).parent / "golden"
+
+# Machines that run tests are shared and slow at times, and a test that failed must fail again.
+settings.register_profile("qcc", deadline=None, derandomize=True)
+settings.load_profile("qcc")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
