@@ -22,8 +22,9 @@ _COMPILE = (
     "-std=gnu11", "-O2", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections", "-fno-ident",
     "-fno-lto", "-Wall", "-Wextra",
 )  # fmt: skip
+# strip-debug: the names of kernels stay, for verification, profilers and debuggers.
 # noseparate-code: three segments padded to pages would cost more than the code of a small network.
-_LINK = ("--gc-sections", "--as-needed", "--build-id=none", "--strip-all", "--hash-style=gnu")
+_LINK = ("--gc-sections", "--as-needed", "--build-id=none", "--strip-debug", "--hash-style=gnu")
 _LINK_OPTIONS = ("defs", "now", "relro", "noexecstack", "noseparate-code")
 _SHOWN_LINES = 12
 
