@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,9 +43,10 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.spool is None and _only_once(self.source):
-            self.spool = _Spool(tuple(self.inputs))
+            spool = _Spool(tuple(self.inputs))
             for batch in self._checked(_items(self.source, self.inputs, self.options)):
-                self.spool.append(batch)
+                spool.append(batch)
+            self.spool = spool
         yield from self.spool if self.spool is not None else self._checked(_items(self.source, self.inputs, self.options))
 
     def _checked(self, items: Iterable[Item]) -> Iterator[Batch]:
@@ -80,7 +82,8 @@ def calibration_batches(source: Any, inputs: Mapping[str, TensorType], options: 
         source = Path(source)
     known = isinstance(source, Path | Mapping | Iterable) or callable(source) or hasattr(source, "get_next") or _is_array(source)
     if not known:
-        raise DataError(f"calibration data: expected a path, array, dict, iterable, function or object with get_next(), got {type(source).__name__}")
+        raise DataError("calibration data: expected a path, array, dict, iterable, function or object with get_next(), "
+                        f"got {type(source).__name__}")
     return Batches(source, dict(inputs), options or DataOptions())
 
 
@@ -99,10 +102,15 @@ class _Spool:
     def __init__(self, names: Sequence[str]) -> None:
         self.names, self.count = names, 0
         self.file: IO[bytes] = tempfile.TemporaryFile(prefix="qcc-calibration-")  # noqa: SIM115  (lives as long as the batches)
+        weakref.finalize(self, self.file.close)
 
     def append(self, batch: Batch) -> None:
-        for name in self.names:
-            np.save(self.file, batch[name], allow_pickle=False)
+        try:
+            for name in self.names:
+                np.save(self.file, batch[name], allow_pickle=False)
+        except OSError as error:
+            raise DataError(f"calibration data: cannot be copied to {tempfile.gettempdir()}: {error.strerror or error}; "
+                            "make room there, or give data that can be read twice") from error
         self.count += 1
 
     def __iter__(self) -> Iterator[Batch]:
@@ -135,7 +143,7 @@ def _expected(inputs: Mapping[str, TensorType]) -> str:
 def _items(source: Any, inputs: Mapping[str, TensorType], options: DataOptions) -> Iterator[Item]:
     if isinstance(source, Path):
         frames = [picture_frame(name, type, options) for name, type in inputs.items()] if len(inputs) == 1 else [None]
-        yield from read_path(source, list(inputs), frames[0].size if frames[0] else None, options)
+        yield from read_path(source, list(inputs), frames[0].size if frames[0] else None, options.color)
     elif isinstance(source, Mapping) or _is_array(source):
         yield Item("the data", _content(source))
     elif hasattr(source, "get_next"):
@@ -187,7 +195,8 @@ def _named(item: Item, inputs: Mapping[str, TensorType]) -> Mapping[str, Array]:
         return item.content
     arrays = item.content if isinstance(item.content, tuple) else (item.content,)
     if len(arrays) != len(inputs):
-        raise DataError(f"{item.where}: expected {len(inputs)} arrays ({', '.join(inputs)}), got {len(arrays)}; give the inputs only, no labels, or a dict by name")
+        raise DataError(f"{item.where}: expected {len(inputs)} arrays ({', '.join(inputs)}), got {len(arrays)}; "
+                        "give the inputs only, no labels, or a dict by name")
     return dict(zip(inputs, arrays, strict=True))
 
 

@@ -23,7 +23,7 @@ _VECTOR_FOLDERS = "test_data_set_*"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something that was read: where from, the array or arrays (by name, or in the order of the model's inputs), and whether they are pixels."""
+    """Something that was read: where from, and the array, or the arrays by name or in the order of the model's inputs."""
 
     where: str
     content: Array | Mapping[str, Array] | tuple[Array, ...]
@@ -87,7 +87,8 @@ def _files(path: Path) -> list[Path]:
         if kind and file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts):
             found.setdefault(kind, []).append(file)
     if not found:
-        raise DataError(f"data {path}: the folder holds no data; expected .npy or .npz files, pictures, or {_VECTOR_FOLDERS} folders of .pb files")
+        raise DataError(f"data {path}: the folder holds no data; expected .npy or .npz files, pictures, "
+                        f"or {_VECTOR_FOLDERS} folders of .pb files")
     if len(found) > 1:
         counts = ", ".join(f"{len(files)} x {kind}" for kind, files in sorted(found.items()))
         raise DataError(f"data {path}: expected files of one kind, got {counts}; keep each kind in a folder of its own")
@@ -96,14 +97,15 @@ def _files(path: Path) -> list[Path]:
 
 def _archive(path: Path, inputs: Sequence[str]) -> Array | dict[str, Array]:
     """The arrays named like the inputs; for a model of one input also the array `images`, or the only array."""
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         names = list(archive.files)
         if set(inputs) <= set(names):
             return {name: archive[name] for name in inputs}
         if len(inputs) == 1 and ("images" in names or len(names) == 1):
             only: Array = archive["images" if "images" in names else names[0]]
             return only
-    raise DataError(f"data {path}: expected an array for each of the inputs {sorted(inputs)}, got arrays {sorted(names)}; name them like the inputs")
+    raise DataError(f"data {path}: expected an array for each of the inputs {sorted(inputs)}, got arrays {sorted(names)}; "
+                    "name them like the inputs")
 
 
 def _vectors(folder: Path) -> tuple[Array, ...]:
@@ -127,11 +129,13 @@ def _picture(path: Path, size: tuple[int, int, int] | None, color: str) -> Array
     from PIL import Image, ImageOps
 
     if size is None:
-        raise DataError(f"data {path}: a picture, but the model does not have a single input of rank 4 with 1 or 3 channels; give .npy or .npz files")
+        raise DataError(f"data {path}: a picture, but the model does not have a single input of rank 4 with 1 or 3 channels; "
+                        "give .npy or .npz files")
     try:
         with Image.open(path) as opened:
             if opened.mode.startswith(("I", "F")):
-                raise DataError(f"data {path}: expected 8 bits per channel, got a picture of mode {opened.mode!r}; convert it, or give .npy files")
+                raise DataError(f"data {path}: expected 8 bits per channel, got a picture of mode {opened.mode!r}; "
+                                "convert it, or give .npy files")
             picture = ImageOps.exif_transpose(opened).convert("L" if size[2] == 1 else "RGB")
     except (Image.DecompressionBombError, SyntaxError) as error:
         raise DataError(f"data {path}: cannot be read: {_reason(error)}") from error

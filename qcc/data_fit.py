@@ -131,7 +131,8 @@ def _check_finite(where: str, array: Array) -> None:
     if not finite.all():
         index = np.unravel_index(int(np.argmin(finite)), array.shape)
         count = int(np.count_nonzero(~finite))
-        raise DataError(f"{where}: expected finite numbers, got {array[index]} at {[int(i) for i in index]} ({count} such of {array.size}); clean the data")
+        raise DataError(f"{where}: expected finite numbers, got {array[index]} at {[int(i) for i in index]} "
+                        f"({count} such of {array.size}); clean the data")
 
 
 def _normalized(where: str, array: Array, type: TensorType, options: DataOptions) -> Array:
@@ -140,8 +141,9 @@ def _normalized(where: str, array: Array, type: TensorType, options: DataOptions
     frame = picture_frame(where, type, options)
     if frame is None:
         if max(mean.size, std.size) > 1:
-            raise DataError(f"{where}: the shape {list(type.shape)} is not that of pictures with channels; give one number for mean and for std")
-        return ((array - mean) / std).astype(np.float32)
+            raise DataError(f"{where}: the shape {list(type.shape)} is not that of pictures with channels; "
+                            "give one number for mean and for std")
+        return np.asarray((array - mean) / std, np.float32)
     for label, values in (("mean", mean), ("std", std)):
         if values.size not in (1, frame.channels):
             raise DataError(f"{where}: {values.size} numbers of {label} for {frame.channels} channels; give one, or one for each channel")
@@ -149,5 +151,5 @@ def _normalized(where: str, array: Array, type: TensorType, options: DataOptions
         pixels = array.transpose(0, 2, 3, 1) if frame.channels_first else array
     else:
         pixels = np.stack([fit_pixels(picture, frame.size, options.color) for picture in array])
-    real = ((pixels - mean) / std).astype(np.float32)
+    real = np.asarray((pixels - mean) / std, np.float32)
     return real.transpose(0, 3, 1, 2) if frame.channels_first else real

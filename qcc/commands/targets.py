@@ -1,0 +1,37 @@
+"""`qcc targets`: the table of machines, and which of them this one can run."""
+
+from __future__ import annotations
+
+import click
+
+from qcc.commands.terminal import debug_option, json_option, print_json, table
+
+
+@click.command(name="targets")
+@json_option
+@debug_option
+def command(as_json: bool) -> None:
+    """List the machines to compile for. All of them can be compiled for on any machine."""
+    from qcc.codegen.target import ALIASES, TARGETS, find_target, host_features
+    from qcc.errors import UnknownTarget
+
+    features = host_features()
+    try:
+        host = find_target("host").name
+    except UnknownTarget:
+        host = ""
+    records = [
+        {"name": target.name, "runs_here": features.issuperset(target.features), "host": target.name == host,
+         "aliases": [alias for alias, name in ALIASES.items() if name == target.name], "vector_bits": 32 * target.lanes,
+         "features": list(target.features), "missing": [f for f in target.features if f not in features], "triple": target.triple}
+        for target in TARGETS.values()
+    ]
+    if as_json:
+        print_json({"host": host or None, "targets": records})
+        return
+    rows = []
+    for record in records:
+        here = "host" if record["host"] else "runs here" if record["runs_here"] else "lacks " + " ".join(map(str, record["missing"]))
+        rows.append((record["name"], ", ".join(record["aliases"]), record["vector_bits"], here, " ".join(record["features"])))
+    click.echo(table(("target", "alias", "vector bits", "this machine", "needs"), rows))
+    click.echo(f"\n'--target host' means {host} here." if host else "\nThis machine can run none of them; name a target to compile for another one.")
