@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from qcc.errors import RuntimeFailure, UsageError, VerificationError
 from qcc.runtime.library import Context, Library
-from qcc.runtime.manifest import ArgumentRecord, Manifest, PortRecord, StepRecord, numpy_dtype
+from qcc.runtime.manifest import Manifest, PortRecord, StepRecord, numpy_dtype
 
 Array = npt.NDArray[Any]
 
@@ -98,10 +99,11 @@ class Module:
         finally:
             self._give(context)
 
-    def trace(self, inputs: Mapping[str, Any] | Any) -> Iterator[tuple[StepRecord, Array]]:
-        """Run step by step; for every step its record and a copy of what it wrote (its last argument).
+    def trace(self, inputs: Mapping[str, Any] | Any) -> Iterator[tuple[StepRecord, Callable[..., Array]]]:
+        """Run step by step; after every step its record and `read`, which copies what lies at an argument of the step.
 
-        A step's result is taken right after the step, before the memory is used again. Errors are those of `run`.
+        `read()` gives the last argument, which every kernel writes; `read(number)` any other one in the arena or an output. It
+        must be called before the next step runs, which may use the memory again. Errors are those of `run`.
         """
         context = self._take()
         try:
@@ -111,7 +113,7 @@ class Module:
             for number, step in enumerate(self.manifest.steps):
                 if self._library.run_steps(context.pointer, context.inputs, context.outputs, number, number + 1) != 0:
                     raise RuntimeFailure(self._library.text(context))
-                yield step, _read(step.arguments[-1], arena, results)
+                yield step, partial(_read, step, arena, results)
             del kept
         finally:
             self._give(context)
@@ -253,8 +255,9 @@ def _hint(array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
     return "; the extents are in another order, transpose it" if sorted(array.shape) == sorted(shape) else ""
 
 
-def _read(argument: ArgumentRecord, arena: npt.NDArray[np.uint8], results: list[Array]) -> Array:
+def _read(step: StepRecord, arena: npt.NDArray[np.uint8], results: list[Array], number: int = -1) -> Array:
     """A copy of what lies at an argument of the arena or of an output."""
+    argument = step.arguments[number]
     dtype = numpy_dtype(argument.dtype)
     strides = tuple(stride * dtype.itemsize for stride in argument.strides)
     if argument.space == "arena":
@@ -262,5 +265,5 @@ def _read(argument: ArgumentRecord, arena: npt.NDArray[np.uint8], results: list[
     elif argument.space == "output":
         memory, offset = results[argument.position].reshape(-1).view(np.uint8), argument.offset
     else:
-        raise RuntimeFailure(f"a step writes to {argument.space} memory: the manifest is wrong, compile the model again")
+        raise UsageError(f"step {step.node!r}: argument {number} lies in {argument.space} memory; only the arena and outputs can be read")
     return np.ndarray(argument.shape, dtype, memory, offset, strides).copy()

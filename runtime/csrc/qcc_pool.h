@@ -13,13 +13,14 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { QCC_POOL_THREADS = 64, QCC_POOL_SPINS = 1000 };
+enum { QCC_POOL_THREADS = 64, QCC_POOL_SPINS = 2000, QCC_POOL_YIELD = 64 };
 
 /* Does the tasks in [begin, end); 0 on success. */
 typedef int32_t (*qcc_pool_function)(const void *data, int32_t begin, int32_t end);
@@ -48,7 +49,12 @@ struct qcc_pool {
     struct qcc_pool_worker workers[QCC_POOL_THREADS - 1];
 };
 
-static void qcc_pool_relax(void) {
+/* Now and then the processor is offered to others: where cores are shared, the thread that is awaited may wait for this one. */
+static void qcc_pool_relax(int spin) {
+    if (spin % QCC_POOL_YIELD == QCC_POOL_YIELD - 1) {
+        sched_yield();
+        return;
+    }
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -73,7 +79,7 @@ static void *qcc_pool_work(void *argument) {
     struct qcc_pool_worker *worker = argument;
     struct qcc_pool *pool = worker->pool;
     for (uint32_t seen = 0;; ++seen) {
-        for (int spin = 0; spin < QCC_POOL_SPINS && atomic_load(&worker->ticket) == seen; ++spin) qcc_pool_relax();
+        for (int spin = 0; spin < QCC_POOL_SPINS && atomic_load(&worker->ticket) == seen; ++spin) qcc_pool_relax(spin);
         if (atomic_load(&worker->ticket) == seen) {
             /* `asleep` is set before the last look at the ticket and the caller changes the ticket before it looks at
              * `asleep`: one of the two sees the other. */
@@ -93,7 +99,7 @@ static void qcc_pool_call(struct qcc_pool_worker *worker) {
 }
 
 static void qcc_pool_await(struct qcc_pool *pool) {
-    for (int spin = 0; spin < QCC_POOL_SPINS && atomic_load(&pool->pending) != 0; ++spin) qcc_pool_relax();
+    for (int spin = 0; spin < QCC_POOL_SPINS && atomic_load(&pool->pending) != 0; ++spin) qcc_pool_relax(spin);
     if (atomic_load(&pool->pending) == 0) return;
     atomic_store(&pool->waiting, 1);
     for (uint32_t pending; (pending = atomic_load(&pool->pending)) != 0;) qcc_pool_sleep(&pool->pending, pending);

@@ -7,16 +7,21 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from handmade import BASELINE, build, network
+from handmade import BASELINE, Network, build, network, objects, texts
+
+from qcc.codegen.glue import CONSTANTS_FILE, GOLDEN_FILE, arena_bytes, library_source
+from qcc.codegen.golden import golden_input, golden_output
+from qcc.codegen.header import header
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PROGRAMS = HERE / "programs"
+CSRC = ROOT / "runtime" / "csrc"
 STRICT = ["-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 
 
-def execute(*command: str | Path) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, timeout=120)
+def execute(*command: str | Path, folder: Path | None = None) -> str:
+    done = subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -51,36 +56,48 @@ def test_header_is_cplusplus_and_c99(folders: Path, tmp_path: Path) -> None:
         execute("cc", "-x", language, f"-std={standard}", *STRICT, "-fsyntax-only", f"-include{folders / 'toy' / 'toy.h'}", "/dev/null")
 
 
-def test_glue_compiles_without_warnings(folders: Path, tmp_path: Path) -> None:
-    from handmade import texts
-
-    from qcc.codegen.artifact import _golden
-    from qcc.codegen.glue import library_source
-    from qcc.codegen.header import header
-
-    net = network()
-    source = library_source(net.program, BASELINE, _golden(net.program, texts(net)), "00")
-    (tmp_path / "toy.c").write_text(source.text)
-    (tmp_path / "toy.h").write_text(header(net.program, 64))
-    csrc = ROOT / "runtime" / "csrc"
-    options = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-unused-function", "-Werror", f"-I{csrc}"]
-    (tmp_path / "constants.bin").write_bytes(b"")
-    (tmp_path / "golden.bin").write_bytes(b"")
-    done = subprocess.run(["cc", *options, "-c", "toy.c"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def write_source(net: Network, folder: Path) -> None:
+    """The generated C, its header and its data, as the compiler sees them."""
+    good, program = texts(net), net.program
+    golden = {"input.x": golden_input(program.inputs[0], good.golden_inputs["x"], good.golden_patterns["x"])}
+    golden |= {f"output.{port.name}": golden_output(port, good.golden_outputs[port.name], 0.0) for port in program.outputs}
+    source = library_source(program, BASELINE, golden, "00")
+    (folder / "toy.c").write_text(source.text)
+    (folder / "toy.h").write_text(header(program, arena_bytes(program)))
+    (folder / CONSTANTS_FILE).write_bytes(source.constants)
+    (folder / GOLDEN_FILE).write_bytes(source.golden)
 
 
-def sanitizer_works(tmp_path: Path) -> bool:
-    (tmp_path / "probe.c").write_text("int main(void) { return 0; }\n")
-    build_ = ["cc", "-fsanitize=thread", str(tmp_path / "probe.c"), "-o", str(tmp_path / "probe")]
-    return all(subprocess.run(command, capture_output=True, check=False).returncode == 0 for command in (build_, [str(tmp_path / "probe")]))
+def test_glue_compiles_without_warnings(tmp_path: Path) -> None:
+    write_source(network(), tmp_path)
+    options = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-unused-function", "-Werror", f"-I{CSRC}"]
+    execute("cc", *options, "-c", "toy.c", folder=tmp_path)
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_contexts_under_sanitizers(tmp_path: Path, sanitizer: str) -> None:
+    if not sanitizer_works(tmp_path, sanitizer):
+        pytest.skip(f"this compiler or kernel has no {sanitizer} sanitizer: contexts are NOT checked with it")
+    net = network("toy", 512, 1024)
+    write_source(net, tmp_path)
+    options = ["-std=gnu11", "-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+    kernels = objects(net.program, tmp_path / "work", ("-g", f"-fsanitize={sanitizer}"))
+    sources = ["toy.c", PROGRAMS / "contexts.c", *kernels, "-lm", "-lpthread"]
+    execute("cc", *options, f"-I{CSRC}", "-I.", *sources, "-o", "program", folder=tmp_path)
+    execute(tmp_path / "program")
+
+
+def sanitizer_works(folder: Path, sanitizer: str) -> bool:
+    (folder / "probe.c").write_text("int main(void) { return 0; }\n")
+    commands = (["cc", f"-fsanitize={sanitizer}", str(folder / "probe.c"), "-o", str(folder / "probe")], [str(folder / "probe")])
+    return all(subprocess.run(command, capture_output=True, check=False).returncode == 0 for command in commands)
 
 
 @pytest.mark.parametrize("sanitizer", [[], ["-fsanitize=thread", "-g", "-DNO_FORK"], ["-fsanitize=undefined", "-fno-sanitize-recover"]])
 def test_pool_does_every_task_once(tmp_path: Path, sanitizer: list[str]) -> None:
-    if "-fsanitize=thread" in sanitizer and not sanitizer_works(tmp_path):
+    if "-fsanitize=thread" in sanitizer and not sanitizer_works(tmp_path, "thread"):
         pytest.skip("this compiler or kernel has no ThreadSanitizer: the pool's races are NOT checked")
-    options = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'runtime' / 'csrc'}", *sanitizer]
+    options = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}", *sanitizer]
     execute("cc", *options, PROGRAMS / "pool.c", "-lpthread", "-o", tmp_path / "program")
     execute(tmp_path / "program")
 

@@ -124,11 +124,16 @@ def test_profile_and_trace_follow_the_steps(net: Network, module: Module) -> Non
     assert [node for node, _ in module.profile(x)] == ["q", "y", "real", "codes"]
     assert all(0 <= time < 10**9 for _, time in module.profile(x))
     expected = net.evaluate(x)
-    arrays = {step.node: array for step, array in module.trace({"x": x})}
+    arrays = {step.node: read() for step, read in module.trace({"x": x})}
     np.testing.assert_array_equal(arrays["y"] * np.float32(0.25), expected["real"])
     np.testing.assert_array_equal(arrays["real"], expected["real"])
     np.testing.assert_array_equal(arrays["codes"], expected["codes"])
     assert module.layers[0]["bits"] == "w8a8"
+    for step, read in module.trace(x):
+        if step.node == "y":
+            np.testing.assert_array_equal(read(0), arrays["q"])
+            with pytest.raises(UsageError, match="lies in constant memory"):
+                read(1)
 
 
 def test_one_module_serves_several_threads(net: Network, folder: Path) -> None:
