@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from qcc.codegen.emit import Function, Memory, Register, broadcast, constant, reinterpret, store_first
+from qcc.codegen.emit import Function, Memory, Register, broadcast, cast, constant, reinterpret, store_first
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Output, Requantization, Requantizer
-from qcc.codegen.x86.intrinsics import DOT_PRODUCTS
+from qcc.codegen.x86.intrinsics import dot_product_for
 from qcc.codegen.x86.packing import WORD, block_offsets, pack_requantization, pack_weights, panel_channels, take_channels, words
 from qcc.codegen.x86.tiles import Tile, Work, choose, panels
 from qcc.errors import CodegenError
@@ -115,9 +115,7 @@ class _Emitter:
     """The code of one kernel."""
 
     def __init__(self, kernel: DenseKernel, target: Target) -> None:
-        self.kernel, self.dot = kernel, DOT_PRODUCTS[target.dot]
-        if self.dot.lanes != kernel.lanes:
-            raise CodegenError(f"a kernel of {kernel.lanes} lanes cannot be compiled for {target.name}: its vectors have {target.lanes}; plan anew")
+        self.kernel, self.dot = kernel, dot_product_for(target, kernel.lanes)
         self.function = Function(kernel.operands)
         memories = list(self.function.operands)
         self.source = memories.pop(0)
@@ -240,7 +238,7 @@ class _Emitter:
                 added = None
                 if self.residual is not None and kernel.residual is not None:
                     offset = row * kernel.residual.strides[1] + column * kernel.residual.strides[2] + channel
-                    added = self.residual.load(residual + offset, lanes)
+                    added = cast(self.residual.load(residual + offset, lanes), "int32")
                 outputs.append(Output(value, (panel * blocks + block) * 2 * lanes, address, channel, width, added))
         if self.requantizer is not None:
             self.requantizer.store(outputs)

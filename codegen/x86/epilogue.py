@@ -94,7 +94,7 @@ class Output:
         pixel: offset of the pixel in the destination.
         channel: offset of the first lane from there; vectors with the same pixel may be stored together.
         width: lanes to store.
-        residual: uint8xL to add, or None.
+        residual: the bytes to add, as int32xL, or None.
     """
 
     accumulator: Any
@@ -123,10 +123,10 @@ class Requantizer:
         """Requantize and store, four vectors at a time."""
         for start in range(0, len(outputs), 4):
             four = outputs[start : start + 4]
-            packed = self._narrow([self._scale(output) for output in four])
-            self._write(packed, four)
+            packed = self.narrow([self.scale(output) for output in four])
+            self._write(self.in_order(packed), four)
 
-    def _scale(self, output: Output) -> Any:
+    def scale(self, output: Output) -> Any:
         """(acc * m + constants + residual) >> s as int32, saturated to 16 bits at least."""
         half = self.lanes // 2
         wide = f"int64x{half}"
@@ -143,7 +143,7 @@ class Requantizer:
         even = low(accumulator) * low(number(0)) + number(2)
         odd = (accumulator >> by32) * low(number(1)) + number(3)
         if output.residual is not None:
-            residual = let(reinterpret(cast(output.residual, "int32"), wide))
+            residual = let(reinterpret(output.residual, wide))
             even = even + low(residual) * self.residual_multiplier
             odd = odd + (residual >> by32) * self.residual_multiplier
         even, odd = let(even), let(odd)
@@ -162,8 +162,8 @@ class Requantizer:
         vectors = [reinterpret(value, f"int32x{self.lanes}") for value in (even, odd)]
         return shuffle(vectors, [pair + half + side * self.lanes for pair in range(0, self.lanes, 2) for side in (0, 1)])
 
-    def _narrow(self, vectors: Sequence[Any]) -> Any:
-        """Up to four int32xL -> uint8x4L, each vector's bytes together and in order, clamped."""
+    def narrow(self, vectors: Sequence[Any]) -> Any:
+        """Up to four int32xL -> uint8x4L, clamped; the four interleave: groups of four bytes, one per vector, in every 128 bits."""
         from tvm import tirx
 
         lanes, let = self.lanes, self.function.let
@@ -176,6 +176,11 @@ class Requantizer:
         packed = reinterpret(llvm(f"{prefix}packuswb{suffix}", f"int8x{4 * lanes}", *words), f"uint8x{4 * lanes}")
         if self.epilogue.clamps:
             packed = tirx.Min(tirx.Max(packed, self.low), self.high)
+        return let(packed)
+
+    def in_order(self, packed: Any) -> Any:
+        """The bytes of each vector together: what `narrow` interleaved."""
+        lanes, let = self.lanes, self.function.let
         groups = lanes // 4    # of 128 bits, within which the packs work
         order = [group * 4 + vector for vector in range(4) for group in range(groups)]
         return let(reinterpret(shuffle([let(reinterpret(packed, f"int32x{lanes}"))], order), f"uint8x{4 * lanes}"))

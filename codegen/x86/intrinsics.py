@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from qcc.codegen.emit import constant, lanes_of, llvm, reinterpret
+from qcc.codegen.target import Target
+from qcc.errors import CodegenError
 from qcc.ir.types import Array
 
 
@@ -64,3 +66,15 @@ DOT_PRODUCTS = {
     "vnni256": DotProduct(8, _vnni("llvm.x86.avx512.vpdpbusd.256"), dot_product, 0.5),
     "madd256": DotProduct(8, _multiply_add_pairs, dot_product, 2.0),
 }
+
+
+def dot_product_for(target: Target, lanes: int) -> DotProduct:
+    """The target's instruction, for a kernel that was planned with so many lanes.
+
+    Raises:
+        CodegenError: the kernel was planned for another kind of target.
+    """
+    dot = DOT_PRODUCTS[target.dot]
+    if dot.lanes != lanes:
+        raise CodegenError(f"a kernel planned with {lanes} lanes cannot be compiled for {target.name}, which has {dot.lanes}: plan it anew")
+    return dot

@@ -59,3 +59,24 @@ def pack_requantization(requantization: Requantization, bias: Array, channels: A
     multiplier, summand = (take_channels(values, channels) for values in (every, requantization.constants(bias)))
     parts = (multiplier[..., 0::2], multiplier[..., 1::2], summand[..., 0::2], summand[..., 1::2])
     return np.ascontiguousarray(np.stack(parts, axis=-2))
+
+
+def interleaved_channels(channels: int, fold: int, lanes: int) -> Array:
+    """The channel of every lane of a depthwise block: int64 [blocks, 4, lanes], -1 where there is none.
+
+    Unpacking bytes twice leaves, of the 16 channels of every 128 bits, four consecutive ones in each of the four vectors.
+    """
+    block, total = 4 * lanes, fold * channels
+    starts = np.minimum(np.arange(-(-total // block)) * block, max(0, total - block))
+    vector, group, lane = np.ogrid[:4, : lanes // 4, :4]
+    position = starts[:, None, None] + (group * 16 + vector * 4 + lane).reshape(4, lanes)
+    return np.asarray(np.where(position < total, position % channels, -1))
+
+
+def pack_taps(windows: Array, channels: Array) -> Array:
+    """i8 [C, KH, KW] -> i8 [blocks, KH, chunks, 4, lanes, 4]: four taps of a row of the window in every lane."""
+    count, height, width = windows.shape
+    padded = np.zeros((count, height, words(width) * WORD), np.int8)
+    padded[:, :, :width] = windows
+    taken = take_channels(padded.reshape(count, height, words(width), WORD), channels)
+    return np.ascontiguousarray(taken.transpose(0, 3, 4, 1, 2, 5))

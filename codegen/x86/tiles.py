@@ -79,3 +79,21 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
 def choose(work: Work, target: Target) -> Tile:
     """The candidate of least cost; among equals the widest, then the smallest (so that the choice is reproducible)."""
     return min(candidates(work, target), key=lambda tile: (cycles(work, tile, target), -tile.columns, tile))
+
+
+DEPTHWISE_ROWS = {32: 4, 16: 2}    # output rows whose accumulators (four vectors each) fit in the registers
+MOST_FOLD = 16                     # pixels; every one of them repeats the constants
+
+
+def depthwise_rows(rows: int, target: Target) -> int:
+    """Output rows computed together: as many as fit, but rather fewer than half of a strip computed twice."""
+    most = min(rows, DEPTHWISE_ROWS[target.registers])
+    return min(range(1, most + 1), key=lambda count: (ceil(rows / count) * (count + 1.0), -count))
+
+
+def depthwise_fold(channels: int, columns: int, block: int) -> int:
+    """Pixels that count as one, such that their channels fill blocks; among equals the fewest."""
+    def computed(fold: int) -> int:
+        return ceil(columns / fold) * ceil(fold * channels / block) * block
+
+    return min(range(1, min(columns, MOST_FOLD) + 1), key=lambda fold: (computed(fold), fold))

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def run(function: Any, kernel: Kernel, sources: Sequence[Placed], constants: Seq
     pointers = [source.address for source in sources] + [ctypes.c_void_p(array.ctypes.data) for array in kept] + [output.address]
     before = output.surroundings()
     bounds = np.linspace(0, kernel.tasks, pieces + 1).astype(int)
-    for begin, end in reversed(list(zip(bounds[:-1], bounds[1:], strict=True))):
+    for begin, end in reversed(list(pairwise(bounds))):
         assert function(*pointers, int(begin), int(end)) == 0
     np.testing.assert_array_equal(output.surroundings(), before, err_msg="bytes outside of the output were written")
     return np.array(output.array)
