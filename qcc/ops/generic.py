@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from qcc.ir import DType, Op, TensorType, expect
+from qcc.errors import TypeMismatch
+from qcc.ir import Array, DType, Op, TensorType, expect
 
 
 @dataclass(frozen=True)
@@ -34,5 +36,19 @@ class OnnxOperator(Op):
         expect(bool(self.results), f"{self.type}: types of the outputs are not known")
         return tuple(TensorType(DType.parse(dtype), shape) for dtype, shape in self.results)
 
+    def evaluate(self, *inputs: Array) -> tuple[Array, ...]:
+        """By the function that `set_evaluator` was given; importing `qcc.onnx` gives it one."""
+        if not _EVALUATORS:
+            raise TypeMismatch(f"{self.type}: an operator of ONNX is evaluated by qcc.onnx, which this process has not imported")
+        return _EVALUATORS[-1](self, *inputs)
+
     def __str__(self) -> str:
         return self.type
+
+
+_EVALUATORS: list[Callable[..., tuple[Array, ...]]] = []
+
+
+def set_evaluator(evaluate: Callable[..., tuple[Array, ...]]) -> None:
+    """Say how operators of ONNX are evaluated: a function of the operator and its inputs. This layer knows no ONNX runtime."""
+    _EVALUATORS[:] = [evaluate]
