@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ class ArtifactTexts:
 
     Attributes:
         graph: the integer graph as text.
+        constants: the arrays that the text names by digest; with them the interpreter can run the graph again.
         recipe: the complete recipe as TOML.
         golden_inputs, golden_outputs: what the interpreter was given and computed, by port name.
         golden_patterns: the formulas of those inputs that were made by one (golden.golden_pattern); they need no room in the library.
@@ -46,6 +48,7 @@ class ArtifactTexts:
     recipe: str
     golden_inputs: Mapping[str, Array]
     golden_outputs: Mapping[str, Array]
+    constants: Mapping[str, Array] = field(default_factory=dict)
     golden_patterns: Mapping[str, Pattern] = field(default_factory=dict)
     output_bounds: Mapping[str, float] = field(default_factory=dict)
     layers: Sequence[Mapping[str, Any]] = ()
@@ -67,9 +70,13 @@ def build_artifact(
         OutputError: the folder exists or cannot be written.
         CodegenError: the C compiler or the linker failed, or the golden arrays do not fit the program.
     """
+    directory = directory.resolve()
     refuse_existing(directory, force)
+    absent = [str(path) for path in objects if not path.is_file()]
+    if absent:
+        raise CodegenError(f"{program.name}: the kernels' objects are missing: {', '.join(absent)}")
     tools = link.find_toolchain(target)
-    parent = directory.absolute().parent
+    parent = directory.parent
     work: Path | None = None
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -89,20 +96,18 @@ def build_artifact(
 def refuse_existing(directory: Path, force: bool) -> None:
     """Raise OutputError if the folder may not be written: callers ask before they spend time on compiling."""
     try:
-        is_folder, occupied = directory.is_dir(), directory.is_symlink() or directory.exists()
-        if not occupied or (is_folder and not any(directory.iterdir())):
+        if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
             return
     except OSError as error:
         raise OutputError(f"output {directory}: {error.strerror or error}") from error
     if not force:
         raise OutputError(f"output {directory} exists; choose another folder, or replace it with --force")
-    if directory.is_symlink() or not (directory / FILE_NAME).is_file():
+    if not (directory / FILE_NAME).is_file():
         raise OutputError(f"output {directory} is not an artifact (no {FILE_NAME} in it), so --force does not delete it; choose another")
 
 
 def _move(result: Path, directory: Path, replaced: Path) -> None:
     """Put the finished folder in place; when that fails, what was there before comes back."""
-    result.chmod(0o755)
     if directory.exists():
         directory.rename(replaced)
     try:
@@ -122,11 +127,19 @@ def _fill(program: Program, objects: Sequence[Path], target: Target, texts: Arti
         (folder / file).write_text(text, encoding="utf-8")
     arrays = {f"input.{name}": array for name, array in texts.golden_inputs.items()}
     arrays |= {f"output.{name}": array for name, array in texts.golden_outputs.items()}
-    with (folder / "golden.npz").open("wb") as archive:
-        np.savez_compressed(archive, **arrays)  # type: ignore[arg-type]  # the stubs confuse names of arrays with options
+    save_arrays(folder / "golden.npz", arrays)
+    save_arrays(folder / "constants.npz", {f"constant.{name}": array for name, array in texts.constants.items()})
     manifest = replace(_manifest(program, target, texts, digest), files={p.name: file_hash(p) for p in sorted(folder.iterdir())})
     manifest.write(folder)
     return manifest
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """An .npz file; unlike np.savez, whatever the arrays' names are. Members that are opened by name get no time but 1980."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
 
 
 def _build_libraries(program: Program, source: Source, objects: Sequence[Path], tools: link.Toolchain, work: Path) -> None:

@@ -22,7 +22,10 @@ from qcc.errors import CodegenError, OutputError, UsageError
 from qcc.ir.types import F32, I8, I64, U8, TensorType
 from qcc.runtime import Manifest
 
-FILES = {"golden.npz", "graph.qir", "libtoy.a", "libtoy.so", "manifest.json", "recipe.toml", "toy-config.cmake", "toy.h", "toy.pc"}
+FILES = {
+    *("constants.npz", "golden.npz", "graph.qir", "libtoy.a", "libtoy.so", "manifest.json", "recipe.toml"),
+    *("toy-config.cmake", "toy.h", "toy.pc"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,16 @@ def test_folder_is_complete_and_readable(toy: Path) -> None:
     assert manifest.arena_bytes >= manifest.arena_lower_bound + 64
     golden = np.load(toy / "golden.npz")
     assert set(golden.files) == {"input.x", "output.real", "output.codes"}
+
+
+def test_constants_are_kept_under_any_name(tmp_path: Path) -> None:
+    constants = {"file": np.arange(6, dtype=np.int8).reshape(2, 3), "a/b c": np.float32(2.5), "empty": np.zeros((0, 2), np.int32)}
+    build(network(), tmp_path / "toy", tmp_path / "work", constants=constants)
+    found = np.load(tmp_path / "toy" / "constants.npz")
+    assert set(found.files) == {f"constant.{name}" for name in constants}
+    for name, array in constants.items():
+        np.testing.assert_array_equal(found[f"constant.{name}"], array)
+        assert found[f"constant.{name}"].dtype == array.dtype
 
 
 def test_only_the_interface_is_visible(toy: Path) -> None:
@@ -88,6 +101,15 @@ def test_existing_folder_is_kept_unless_forced(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "precious", "work"]
 
 
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    build(network(), tmp_path / "link", tmp_path / "work")
+    build(network(seed=4), tmp_path / "link", tmp_path / "work", force=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "libtoy.so").is_file()
+
+
 def test_failure_leaves_nothing(tmp_path: Path) -> None:
     net, out = network(), tmp_path / "out"
     out.mkdir()
@@ -102,6 +124,8 @@ def test_failure_leaves_nothing(tmp_path: Path) -> None:
             build_artifact(net.program, parts, BASELINE, texts(net), folder, force)
     with pytest.raises(CodegenError, match="toy_k"):
         build_artifact(net.program, [], BASELINE, texts(net), out / "new")
+    with pytest.raises(CodegenError, match=r"objects are missing: .*nowhere\.o"):
+        build_artifact(net.program, [tmp_path / "nowhere.o"], BASELINE, texts(net), out / "new")
     assert [path.name for path in out.iterdir()] == ["old"]
     assert Manifest.read(out / "old").digest == digest
 
@@ -116,7 +140,7 @@ def test_disk_errors_become_output_errors(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez_compressed", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(OutputError, match="No space left"):
         build(network(), tmp_path / "out" / "toy", tmp_path / "work")
     assert list((tmp_path / "out").iterdir()) == []
