@@ -1,1 +1,52 @@
 """qcc: a quantizing compiler from ONNX to integer-only native libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qcc.artifact import Artifact
+    from qcc.compiler import Progress
+    from qcc.recipe import Recipe
+    from qcc.runtime import Module, load
+
+__all__ = ["Artifact", "Module", "Recipe", "compile", "load"]
+_HOMES = {"Artifact": "qcc.artifact", "Recipe": "qcc.recipe", "Module": "qcc.runtime", "load": "qcc.runtime"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `qcc.runtime` needs NumPy only."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'qcc' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def compile(
+    model: Any, target: str = "host", bits: int = 8, calibration_data: Any = None, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    name: str = "", io: str = "float", recipe: Recipe | None = None, progress: Progress | None = None,
+) -> Artifact:
+    """Compile an ONNX model to an integer library.
+
+    Args:
+        model: path, bytes or onnx.ModelProto; never modified.
+        target: a name from `qcc targets`.
+        bits: width of weights and activations.
+        calibration_data: batches of inputs: an iterable or callable of dicts, tuples or arrays, an object with `get_next()`, a .npz or .npy
+            file, or a folder of them or of images.
+        input_shapes: shapes of inputs that the model leaves open.
+        recipe: every choice at once; target, bits, input_shapes, name and io are then taken from it.
+        progress: called with (stage, done, total).
+
+    Raises:
+        qcc.errors.QccError: with a message that says where, what was expected, what was found and what to do.
+    """
+    from qcc.compiler import compile_model, silent
+    from qcc.data import calibration_batches
+    from qcc.recipe import Recipe as RecipeType
+
+    chosen = recipe or RecipeType(target=target, name=name, weight_bits=bits, activation_bits=bits, io=io, input_shapes=dict(input_shapes or {}))
+    batches = None if calibration_data is None else lambda inputs: calibration_batches(calibration_data, inputs)
+    return compile_model(model, batches, chosen, progress or silent)

@@ -1,5 +1,6 @@
-"""The dyadic rewrite: from encodings to integer operators with one rounding each."""
+"""The dyadic rewrite: from encodings to integer operators with one rounding each, and the proof that nothing overflows."""
 
 from qcc.passes.integer.convert import to_integer
+from qcc.passes.integer.proof import Bound, prove
 
-__all__ = ["to_integer"]
+__all__ = ["Bound", "prove", "to_integer"]

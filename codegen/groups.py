@@ -1,0 +1,75 @@
+"""Groups: which nodes become one kernel. An accumulator that only one requantization reads never reaches memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qcc.ir import Graph, Node
+from qcc.ir.types import I32
+from qcc.ops import IntegerConvolution, IntegerMatMul, IntegerMultiply, ReduceSum, Requantize, WindowSum
+
+ANCHORS = (IntegerConvolution, IntegerMatMul, IntegerMultiply, ReduceSum, WindowSum)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One kernel's nodes: `node`, and the requantization fused behind it, if any."""
+
+    node: Node
+    requantize: Node | None = None
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return (self.node,) if self.requantize is None else (self.node, self.requantize)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.nodes[-1].outputs
+
+    @property
+    def label(self) -> str:
+        """The value that names the group in reports."""
+        return self.outputs[0]
+
+    def inputs(self, graph: Graph) -> tuple[str, ...]:
+        """What the kernel reads and is not constant, each once."""
+        inner = self.node.outputs if self.requantize else ()
+        names = dict.fromkeys(name for node in self.nodes for name in node.inputs if name and name not in inner)
+        return tuple(name for name in names if not graph.is_constant(name))
+
+
+def group(graph: Graph) -> tuple[Group, ...]:
+    """The graph's nodes as groups, in an order in which they can run."""
+    fused: dict[int, Node] = {}
+    for node in graph.nodes:
+        reader = graph.only_user(node.outputs[0]) if isinstance(node.op, ANCHORS) else None
+        if reader is not None and isinstance(reader.op, Requantize) and _fusable(graph, node, reader) and id(reader) not in fused:
+            fused[id(reader)] = node
+    anchors = {id(node) for node in fused.values()}
+    groups = []
+    for node in graph.nodes:
+        if id(node) in fused:
+            groups.append(Group(fused[id(node)], node))
+        elif id(node) not in anchors:
+            groups.append(Group(node))
+    return tuple(groups)
+
+
+def _fusable(graph: Graph, anchor: Node, requantize: Node) -> bool:
+    """Whether the kernel families can compute the requantization on the anchor's accumulators."""
+    value = anchor.outputs[0]
+    if requantize.inputs[0] != value or graph.types[value].shape != graph.types[requantize.outputs[0]].shape:
+        return False
+    others = [name for name in requantize.inputs[2::2]]
+    if isinstance(anchor.op, IntegerConvolution | IntegerMatMul):
+        channels = graph.types[value].shape[-1]
+        per_channel = graph.types[requantize.inputs[1]].shape in ((), (1,), (channels,))
+        scalar = all(graph.types[m].size == 1 for m in requantize.inputs[3::2])
+        return per_channel and scalar and len(others) <= 1 and all(_residual(graph, name, value) for name in others)
+    return not others
+
+
+def _residual(graph: Graph, name: str, value: str) -> bool:
+    """A second term of the accumulator's own shape; constants are no residuals."""
+    type = graph.types[name]
+    return type.shape == graph.types[value].shape and type.dtype != I32 and not graph.is_constant(name)

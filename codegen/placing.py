@@ -1,0 +1,145 @@
+"""Where values lie: which share a buffer, and at what offset and strides. Padding, concatenation, slicing, reshaping and layout
+changes move no byte where producers can write and consumers can read strided views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from qcc.codegen.groups import Group
+from qcc.codegen.kernel import View
+from qcc.ir import Graph, Node
+from qcc.ops import Concat, Pad, Reshape, Slice, Transpose
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A value's view of the buffer that `root` owns, `offset` elements from its start."""
+
+    root: str
+    offset: int
+    view: View
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a group's kernel can do with views whose channels lie side by side but whose rows do not follow each other.
+
+    Attributes:
+        strided: reads and writes such views.
+        scattered: writes any strides at all (it can transpose on the way).
+    """
+
+    strided: bool
+    scattered: bool = False
+
+
+DENSE = Capabilities(False)
+MOVES = (Concat, Pad, Reshape, Slice, Transpose)
+
+
+def is_reshape(graph: Graph, node: Node) -> bool:
+    """A reshape, or a transposition that keeps the order of all axes longer than 1."""
+    if isinstance(node.op, Transpose):
+        shape = graph.types[node.inputs[0]].shape
+        axes = [axis for axis in node.op.permutation if shape[axis] > 1]
+        return axes == sorted(axes)
+    return isinstance(node.op, Reshape)
+
+
+@dataclass
+class Placer:
+    """Decides places. A value has at most one parent, in whose buffer it lies."""
+
+    graph: Graph
+    groups: Sequence[Group]
+    capabilities: Callable[[Group], Capabilities]
+    parents: dict[str, tuple[str, Node]] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
+
+    def run(self) -> Mapping[str, Place]:
+        """The place of every value that is computed or given at run time."""
+        self._abilities = {name: self.capabilities(entry) for entry in self.groups for name in entry.outputs}
+        for entry in self.groups:
+            self._choose_parents(entry.node)
+        names = [*self.graph.inputs, *(name for entry in self.groups for name in entry.outputs)]
+        for name in names:
+            self._place(name)
+        return self.places
+
+    def _choose_parents(self, node: Node) -> None:
+        graph, op = self.graph, node.op
+        if not node.outputs or not isinstance(op, MOVES):
+            return
+        result = node.outputs[0]
+        if is_reshape(graph, node):
+            source = node.inputs[0]
+            if not graph.is_constant(source) and (source not in self.parents or is_reshape(graph, self.parents[source][1])):
+                self.parents[result] = (node.inputs[0], node)
+        elif isinstance(op, Slice):
+            source = node.inputs[0]
+            if op.steps[-1] == 1 and self._movable(result) and not graph.is_constant(source) and source not in graph.inputs:
+                self.parents[result] = (source, node)
+        elif isinstance(op, Transpose):
+            source = node.inputs[0]
+            if self._movable(source) and self._abilities[source].scattered and graph.only_user(source) is node:
+                self.parents[source] = (result, node)
+        else:
+            for name in dict.fromkeys(node.inputs):
+                if node.inputs.count(name) == 1 and self._movable(name):
+                    self.parents[name] = (result, node)
+
+    def _movable(self, name: str) -> bool:
+        """Whether a value may lie strided in another's buffer: nobody insists on it lying dense."""
+        graph = self.graph
+        if name in self.parents or name in graph.inputs or graph.is_constant(name) or name in graph.output_values:
+            return False
+        if not self._writes_strided(name):
+            return False
+        return all(self._reads_strided(user) for user in graph.users[name])
+
+    def _writes_strided(self, name: str) -> bool:
+        producer = self.graph.producers[name]
+        if isinstance(producer.op, MOVES):
+            return not is_reshape(self.graph, producer)
+        return self._abilities[name].strided
+
+    def _reads_strided(self, user: Node) -> bool:
+        if isinstance(user.op, MOVES):
+            return not is_reshape(self.graph, user)
+        name = user.outputs[0]
+        if name not in self._abilities:      # the anchor of a fused group: its requantization stands for it
+            name = self.graph.users[name][0].outputs[0]
+        return self._abilities[name].strided
+
+    def _place(self, name: str) -> Place:
+        if name in self.places:
+            return self.places[name]
+        type = self.graph.types[name]
+        if name not in self.parents:
+            place = Place(name, 0, View.contiguous(type.dtype, type.shape))
+        else:
+            parent, node = self.parents[name]
+            place = self._inside(name, self._place(parent), node)
+        self.places[name] = place
+        return place
+
+    def _inside(self, name: str, parent: Place, node: Node) -> Place:
+        """The view that `name` has in its parent's, which `node` relates to it."""
+        type, op, strides = self.graph.types[name], node.op, parent.view.strides
+        if is_reshape(self.graph, node):
+            return Place(parent.root, parent.offset, View.contiguous(type.dtype, type.shape))
+        if isinstance(op, Transpose):
+            inner = tuple(strides[op.permutation.index(axis)] for axis in range(type.rank))
+            return Place(parent.root, parent.offset, View(type.dtype, type.shape, inner))
+        start = [0] * type.rank
+        steps = [1] * type.rank
+        if isinstance(op, Pad):
+            start = list(op.before)
+        elif isinstance(op, Slice):
+            start, steps = list(op.starts), list(op.steps)
+        elif isinstance(op, Concat):
+            before = node.inputs[:node.inputs.index(name)]
+            start[op.axis] = sum(self.graph.types[n].shape[op.axis] for n in before)
+        offset = parent.offset + sum(a * s for a, s in zip(start, strides, strict=True))
+        return Place(parent.root, offset, View(type.dtype, type.shape, tuple(s * k for s, k in zip(strides, steps, strict=True))))

@@ -1,0 +1,195 @@
+"""The table of kernel families for x86, and how each is planned from a group's nodes, constants and places."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+
+from qcc.codegen.families import Call, Family, Site
+from qcc.codegen.groups import Group
+from qcc.codegen.kernel import View
+from qcc.codegen.placing import DENSE, Capabilities, Place
+from qcc.codegen.te import TeKernel
+from qcc.codegen.x86.dense import plan_dense
+from qcc.codegen.x86.depthwise import plan_depthwise
+from qcc.codegen.x86.epilogue import Requantization
+from qcc.codegen.x86.elementwise import plan_clamp, plan_multiply, plan_requantize
+from qcc.codegen.x86.lookup import plan_lookup
+from qcc.codegen.x86.pool import plan_global_sum, plan_window_max, plan_window_sum
+from qcc.ir import Array, DType, Graph, Node
+from qcc.ir.types import U8
+from qcc.ops import (
+    Clamp, IntegerConvolution, IntegerMatMul, IntegerMultiply, Lookup, ReduceSum, Requantize, WindowMax, WindowSum,
+)
+
+STRIDED = Capabilities(True)
+
+
+def requantization(site: Site) -> Requantization | None:
+    """The epilogue of a linear group."""
+    node = site.group.requantize
+    if node is None:
+        return None
+    op = cast(Requantize, node.op)
+    multiplier = site.constant(node.inputs[1]).reshape(-1)
+    residual = int(site.constant(node.inputs[3]).reshape(())) if len(node.inputs) > 2 else 0
+    zero = op.zero_points[1] if len(node.inputs) > 2 else 0
+    return Requantization(multiplier if multiplier.size > 1 else multiplier.reshape(()), op.shift, op.zero_point, op.low, op.high, residual, zero)
+
+
+def image(view: View) -> View:
+    """A matrix of rows as an image one pixel high: (..., K) -> (B, H, W, K)."""
+    shape, strides = view.shape, view.strides
+    if len(shape) > 4:
+        return image(View.contiguous(view.dtype, (int(np.prod(shape[:-1])), shape[-1])))
+    missing = 4 - len(shape)
+    return View(view.dtype, (1,) * missing + shape, (0,) * missing + strides)
+
+
+def is_depthwise(graph: Graph, entry: Group) -> bool:
+    op = entry.node.op
+    if not isinstance(op, IntegerConvolution):
+        return False
+    x, w = (graph.types[name].shape for name in entry.node.inputs[:2])
+    return op.groups == x[3] == w[0] and op.groups > 1
+
+
+def is_linear(graph: Graph, entry: Group) -> bool:
+    return isinstance(entry.node.op, IntegerConvolution | IntegerMatMul)
+
+
+def plan_linear(site: Site) -> list[Call]:
+    node, requantize = site.group.node, site.group.requantize
+    x, y = site.place(node.inputs[0]), site.place(site.group.outputs[0])
+    residual = site.place(requantize.inputs[2]) if requantize is not None and len(requantize.inputs) > 2 else None
+    weights, bias = site.constant(node.inputs[1]), site.constant(node.inputs[2])
+    op = node.op if isinstance(node.op, IntegerConvolution) else IntegerConvolution()
+    if isinstance(node.op, IntegerMatMul):
+        weights = weights[:, None, None, :]
+    source, target = image(x.view), image(y.view)
+    added = None if residual is None else image(residual.view)
+    if is_depthwise(site.graph, site.group):
+        kernel, constants = plan_depthwise(source, weights, bias, op.strides, op.dilations, target, requantization(site), added, site.target)
+    else:
+        kernel, constants = plan_dense(source, weights, bias, op.strides, op.dilations, op.groups, target, requantization(site), added, site.target)
+    return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
+
+
+def is_requantize(graph: Graph, entry: Group) -> bool:
+    op = entry.node.op
+    if not isinstance(op, Requantize):
+        return False
+    return all(zero == 0 or graph.types[name].dtype.bits <= 16 for name, zero in zip(entry.node.inputs[::2], op.zero_points, strict=True))
+
+
+def plan_elementwise(site: Site) -> list[Call]:
+    """Sums of scaled terms, some of which may be constants."""
+    node = site.group.node
+    terms = [site.argument(name) for name in node.inputs[::2]]
+    y = site.place(node.outputs[0])
+    multipliers = [site.constant(name) for name in node.inputs[1::2]]
+    kernel, constants = plan_requantize(cast(Requantize, node.op), [view_of(term) for term in terms], multipliers, y.view)
+    return [Call(site.label, kernel, (*terms, *constants, y))]
+
+
+def view_of(argument: Place | Array) -> View:
+    return argument.view if isinstance(argument, Place) else View.contiguous(DType.of(argument.dtype), argument.shape)
+
+
+def is_product(graph: Graph, entry: Group) -> bool:
+    return isinstance(entry.node.op, IntegerMultiply) and entry.requantize is not None
+
+
+def plan_product(site: Site) -> list[Call]:
+    node, requantize = site.group.node, cast(Node, site.group.requantize)
+    a, b = (site.argument(name) for name in node.inputs)
+    y = site.place(site.label)
+    op, multiplier = cast(Requantize, requantize.op), site.constant(requantize.inputs[1])
+    kernel, constants = plan_multiply(cast(IntegerMultiply, node.op).zero_points, op, [view_of(a), view_of(b)], multiplier, y.view)
+    return [Call(site.label, kernel, (a, b, *constants, y))]
+
+
+def is_pooled_sum(graph: Graph, entry: Group) -> bool:
+    op, shape = entry.node.op, graph.types[entry.node.inputs[0]].shape if entry.node.inputs else ()
+    image_sum = isinstance(op, ReduceSum) and op.axes == (1, 2) and len(shape) == 4
+    bits = graph.types[entry.node.inputs[0]].dtype.bits if entry.node.inputs else 0
+    return entry.requantize is not None and bits <= 8 and (image_sum or isinstance(op, WindowSum))
+
+
+def plan_pooled_sum(site: Site) -> list[Call]:
+    node, requantize = site.group.node, cast(Node, site.group.requantize)
+    x, y = site.place(node.inputs[0]), site.place(site.label)
+    op, multiplier = cast(Requantize, requantize.op), site.constant(requantize.inputs[1])
+    if isinstance(node.op, WindowSum):
+        kernel, constants = plan_window_sum(node.op, op, multiplier, x.view, y.view)
+    else:
+        kernel, constants = plan_global_sum(op, multiplier, x.view, y.view)
+    return [Call(site.label, kernel, (x, *constants, y))]
+
+
+def is_byte_maximum(graph: Graph, entry: Group) -> bool:
+    return isinstance(entry.node.op, WindowMax) and graph.types[entry.label].dtype == U8
+
+
+def plan_maximum(site: Site) -> list[Call]:
+    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
+    kernel, constants = plan_window_max(cast(WindowMax, site.group.node.op), x.view, y.view)
+    return [Call(site.label, kernel, (x, *constants, y))]
+
+
+def is_lookup(graph: Graph, entry: Group) -> bool:
+    return isinstance(entry.node.op, Lookup)
+
+
+def plan_table(site: Site) -> list[Call]:
+    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
+    kernel, constants = plan_lookup(x.view, site.constant(site.group.node.inputs[1]), y.view)
+    return [Call(site.label, kernel, (x, *constants, y))]
+
+
+def is_clamp(graph: Graph, entry: Group) -> bool:
+    return isinstance(entry.node.op, Clamp)
+
+
+def plan_clamps(site: Site) -> list[Call]:
+    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
+    low, high = (site.constant(name) for name in site.group.node.inputs[1:])
+    kernel, constants = plan_clamp(x.view, low, high, y.view)
+    return [Call(site.label, kernel, (x, *constants, y))]
+
+
+def takes_anything(graph: Graph, entry: Group) -> bool:
+    return True
+
+
+def plan_generic(site: Site) -> list[Call]:
+    """One call per node through `Op.lower`; an accumulator between two nodes lies in the arena."""
+    calls = []
+    for node in site.group.nodes:
+        constant = tuple(i for i, name in enumerate(node.inputs) if site.graph.is_constant(name))
+        outputs = tuple(site.place(name) for name in node.outputs)
+        views = tuple(View.contiguous(t.dtype, t.shape) for t in site.graph.input_types(node))
+        kernel = TeKernel(node.op, views, tuple(place.view for place in outputs), constant)
+        arguments = (site.argument(node.inputs[position]) for position in kernel.order)
+        calls.append(Call(node.outputs[0], kernel, (*arguments, *outputs)))
+    return calls
+
+
+def copy(label: str, source: Place | Array, destination: Place) -> Call:
+    """A call that moves a value, or a constant, between any two views."""
+    view = source.view if isinstance(source, Place) else View.contiguous(destination.view.dtype, source.shape)
+    return Call(label, plan_copy(view, destination.view), (source, destination))
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("linear", is_linear, STRIDED, plan_linear),
+    Family("requantize", is_requantize, STRIDED, plan_elementwise),
+    Family("product", is_product, STRIDED, plan_product),
+    Family("sum", is_pooled_sum, STRIDED, plan_pooled_sum),
+    Family("maximum", is_byte_maximum, STRIDED, plan_maximum),
+    Family("lookup", is_lookup, STRIDED, plan_table),
+    Family("clamp", is_clamp, STRIDED, plan_clamps),
+    Family("generic", takes_anything, DENSE, plan_generic),
+)

@@ -1,0 +1,48 @@
+"""A compiled network before it is saved: the graphs of every stage, the program, its objects, and what to tell the user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from qcc.codegen.artifact import ArtifactTexts, build_artifact
+from qcc.codegen.program import Program
+from qcc.codegen.target import Target
+from qcc.ir import Graph
+from qcc.recipe import Recipe
+from qcc.runtime.manifest import Manifest
+from qcc.summary import Summary
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a compile made.
+
+    Attributes:
+        float_graph, quantized_graph, graph: the network in stages FLOAT, QDQ and INTEGER.
+        folder: where the kernels' objects are kept until the artifact is dropped.
+    """
+
+    recipe: Recipe
+    target: Target
+    float_graph: Graph
+    quantized_graph: Graph
+    graph: Graph
+    program: Program
+    objects: tuple[Path, ...]
+    texts: ArtifactTexts
+    summary: Summary
+    folder: TemporaryDirectory[str]
+
+    def save(self, path: str | Path, force: bool = False) -> Manifest:
+        """Link the library and write the artifact folder, completely or not at all.
+
+        Args:
+            force: replace an artifact that is there.
+
+        Raises:
+            OutputError: the folder exists or cannot be written.
+            CodegenError: the C compiler or the linker failed.
+        """
+        return build_artifact(self.program, self.objects, self.target, self.texts, Path(path), force)

@@ -1,0 +1,101 @@
+"""The compiler on one screen: from an ONNX model to an artifact, a stage a line. A stage measures, or decides, or edits; never two."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from qcc import golden
+from qcc.artifact import Artifact
+from qcc.codegen.plan import plan
+from qcc.codegen.target import find_target
+from qcc.codegen.worker import KernelCompiler
+from qcc.errors import DataError, UsageError
+from qcc.ir import Graph, Pipeline, TensorType, dump, verify
+from qcc.onnx import FloatRunner, import_model
+from qcc.passes.calibrate import Batches, Range, collect
+from qcc.passes.integer import prove, to_integer
+from qcc.passes.quantize import Placement, encode, place
+from qcc.passes.simplify import SIMPLIFY
+from qcc.recipe import Recipe
+from qcc.summary import summarize
+
+Progress = Callable[[str, int, int], None]
+Calibration = Batches | Callable[[Mapping[str, TensorType]], Batches]
+
+
+def silent(_stage: str, _done: int, _total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def compile_model(model: Any, calibration: Calibration | None, recipe: Recipe, progress: Progress = silent) -> Artifact:
+    """Compile an ONNX model to an integer library.
+
+    Args:
+        model: path, bytes or onnx.ModelProto; never modified.
+        calibration: batches of inputs by name, or a function that makes them from the inputs' types; iterated once per pass of the observer.
+        recipe: every choice; the artifact holds it completed.
+        progress: told (stage, done, total) as work goes on.
+
+    Raises:
+        QccError: one of its children, with an exit code and a message that says what to do.
+    """
+    target = find_target(recipe.target)
+    recipe = replace(recipe, target=target.name, name=library_name(recipe.name, model))
+    folder = TemporaryDirectory(prefix="qcc-")
+    with KernelCompiler(target) as kernels:                                           # children load TVM meanwhile
+        imported = import_model(model, recipe.input_shapes)                           # ONNX -> FLOAT
+        graph = Pipeline(SIMPLIFY)(imported)                                          # fold, fuse, cancel
+        placement = place(graph, recipe.io == "integer")                              # decide: what becomes integers
+        ranges = measure(graph, placement, calibration, recipe, progress)             # measure: the values' ranges
+        quantized = encode(graph, placement, ranges, recipe.weight_bits, recipe.activation_bits)    # FLOAT -> QDQ
+        verify(quantized)
+        integer = to_integer(quantized, placement, recipe.io == "integer")            # QDQ -> INTEGER: dyadic multipliers
+        verify(integer)
+        bounds = prove(integer)                                                       # no integer can overflow
+        program = plan(integer, target, recipe.name)                                  # kernels, memory, constants
+        objects = kernels.compile(program.kernels, Path(folder.name), lambda done, total: progress("kernels", done, total))
+        texts = golden.texts(integer, program, recipe, ranges, bounds, graph_digest(imported))    # what travels along
+    return Artifact(recipe, target, graph, quantized, integer, program, tuple(objects), texts, summarize(integer, program), folder)
+
+
+def measure(graph: Graph, placement: Placement, calibration: Calibration | None, recipe: Recipe, progress: Progress = silent) -> dict[str, Range]:
+    """Ranges of the values that will be encoded.
+
+    Raises:
+        DataError: there are values to encode but no data.
+    """
+    if not placement.encoded:
+        return {}
+    if calibration is None:
+        raise DataError("no calibration data: expected --calibration-data PATH (a .npz or .npy file, a folder of them, or a folder of images)")
+    if callable(calibration):
+        calibration = calibration({name: graph.types[name] for name in graph.inputs})
+    total = len(calibration) if hasattr(calibration, "__len__") else 0
+    runner = FloatRunner(graph, placement.encoded)
+    return collect(placement.encoded, runner.run, calibration, recipe, lambda done: progress("calibration", done, max(done, total)))
+
+
+def graph_digest(graph: Graph) -> str:
+    """SHA-256 of the imported network: its text form names every large constant by digest."""
+    return hashlib.sha256(dump(graph).encode()).hexdigest()
+
+
+def library_name(name: str, model: Any) -> str:
+    """The C identifier that prefixes every symbol: the given name, or one made from the model's file name.
+
+    Raises:
+        UsageError: the given name is no C identifier.
+    """
+    if name:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise UsageError(f"name {name!r} is no C identifier: expected letters, digits and underscores, not starting with a digit")
+        return name
+    stem = Path(model).name.partition(".")[0] if isinstance(model, str | Path) else "model"
+    cleaned = re.sub(r"\W+", "_", stem, flags=re.ASCII).strip("_") or "model"
+    return f"m_{cleaned}" if cleaned[0].isdigit() else cleaned
