@@ -120,26 +120,31 @@ class Placer:
             place = Place(name, 0, View.contiguous(type.dtype, type.shape))
         else:
             parent, node = self.parents[name]
-            place = self._inside(name, self._place(parent), node)
+            position = None if name in node.outputs else node.inputs.index(name)
+            place = inside(self.graph, position, self._place(parent), node)
         self.places[name] = place
         return place
 
-    def _inside(self, name: str, parent: Place, node: Node) -> Place:
-        """The view that `name` has in its parent's, which `node` relates to it."""
-        type, op, strides = self.graph.types[name], node.op, parent.view.strides
-        if is_reshape(self.graph, node):
-            return Place(parent.root, parent.offset, View.contiguous(type.dtype, type.shape))
-        if isinstance(op, Transpose):
-            inner = tuple(strides[op.permutation.index(axis)] for axis in range(type.rank))
-            return Place(parent.root, parent.offset, View(type.dtype, type.shape, inner))
-        start = [0] * type.rank
-        steps = [1] * type.rank
-        if isinstance(op, Pad):
-            start = list(op.before)
-        elif isinstance(op, Slice):
-            start, steps = list(op.starts), list(op.steps)
-        elif isinstance(op, Concat):
-            before = node.inputs[:node.inputs.index(name)]
-            start[op.axis] = sum(self.graph.types[n].shape[op.axis] for n in before)
-        offset = parent.offset + sum(a * s for a, s in zip(start, strides, strict=True))
-        return Place(parent.root, offset, View(type.dtype, type.shape, tuple(s * k for s, k in zip(strides, steps, strict=True))))
+
+def inside(graph: Graph, position: int | None, parent: Place, node: Node) -> Place:
+    """The view that one value has in the buffer of another, which a moving operator relates to it.
+
+    Args:
+        position: number of the node's input that lies in its output's place `parent`; None: the output lies in its input's.
+    """
+    op, strides = node.op, parent.view.strides
+    type = graph.types[node.outputs[0] if position is None else node.inputs[position]]
+    if is_reshape(graph, node):
+        return Place(parent.root, parent.offset, View.contiguous(type.dtype, type.shape))
+    if isinstance(op, Transpose):
+        inner = tuple(strides[op.permutation.index(axis)] for axis in range(type.rank))
+        return Place(parent.root, parent.offset, View(type.dtype, type.shape, inner))
+    start, steps = [0] * type.rank, [1] * type.rank
+    if isinstance(op, Pad):
+        start = list(op.before)
+    elif isinstance(op, Slice):
+        start, steps = list(op.starts), list(op.steps)
+    elif isinstance(op, Concat) and position is not None:
+        start[op.axis] = sum(graph.types[name].shape[op.axis] for name in node.inputs[:position])
+    offset = parent.offset + sum(a * s for a, s in zip(start, strides, strict=True))
+    return Place(parent.root, offset, View(type.dtype, type.shape, tuple(s * k for s, k in zip(strides, steps, strict=True))))

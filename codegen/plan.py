@@ -12,9 +12,10 @@ from qcc.codegen.families import Call, Scratch, Site, choose
 from qcc.codegen.groups import group
 from qcc.codegen.kernel import View
 from qcc.codegen.memory import Lifetime, plan_arena
+from qcc.codegen.moves import copy
 from qcc.codegen.placing import Place, Placer
 from qcc.codegen.program import ALIGNMENT, Address, Port, Program, Space, Step
-from qcc.codegen.rules import FAMILIES, copy
+from qcc.codegen.rules import FAMILIES
 from qcc.codegen.target import Target
 from qcc.ir import Array, Graph
 

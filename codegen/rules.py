@@ -10,8 +10,10 @@ import numpy as np
 from qcc.codegen.families import Call, Family, Site
 from qcc.codegen.groups import Group
 from qcc.codegen.kernel import View
+from qcc.codegen.moves import is_move, plan_move
 from qcc.codegen.placing import DENSE, Capabilities, Place
 from qcc.codegen.te import TeKernel
+from qcc.codegen.x86.border import plan_dequantize, plan_quantize
 from qcc.codegen.x86.dense import plan_dense
 from qcc.codegen.x86.depthwise import plan_depthwise
 from qcc.codegen.x86.epilogue import Requantization
@@ -21,10 +23,11 @@ from qcc.codegen.x86.pool import plan_global_sum, plan_window_max, plan_window_s
 from qcc.ir import Array, DType, Graph, Node
 from qcc.ir.types import U8
 from qcc.ops import (
-    Clamp, IntegerConvolution, IntegerMatMul, IntegerMultiply, Lookup, ReduceSum, Requantize, WindowMax, WindowSum,
+    Clamp, Dequantize, IntegerConvolution, IntegerMatMul, IntegerMultiply, Lookup, Quantize, ReduceSum, Requantize, WindowMax, WindowSum,
 )
 
 STRIDED = Capabilities(True)
+SCATTERED = Capabilities(True, scattered=True)
 
 
 def requantization(site: Site) -> Requantization | None:
@@ -177,10 +180,25 @@ def plan_generic(site: Site) -> list[Call]:
     return calls
 
 
-def copy(label: str, source: Place | Array, destination: Place) -> Call:
-    """A call that moves a value, or a constant, between any two views."""
-    view = source.view if isinstance(source, Place) else View.contiguous(destination.view.dtype, source.shape)
-    return Call(label, plan_copy(view, destination.view), (source, destination))
+def is_quantize(graph: Graph, entry: Group) -> bool:
+    return isinstance(entry.node.op, Quantize)
+
+
+def plan_quantizes(site: Site) -> list[Call]:
+    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
+    kernel, constants = plan_quantize(cast(Quantize, site.group.node.op), x.view, y.view)
+    return [Call(site.label, kernel, (x, *constants, y))]
+
+
+def is_dequantize(graph: Graph, entry: Group) -> bool:
+    return isinstance(entry.node.op, Dequantize)
+
+
+def plan_dequantizes(site: Site) -> list[Call]:
+    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
+    scale = site.constant(site.group.node.inputs[1])
+    kernel, constants = plan_dequantize(cast(Dequantize, site.group.node.op), scale, x.view, y.view)
+    return [Call(site.label, kernel, (x, *constants, y))]
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -191,5 +209,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("maximum", is_byte_maximum, STRIDED, plan_maximum),
     Family("lookup", is_lookup, STRIDED, plan_table),
     Family("clamp", is_clamp, STRIDED, plan_clamps),
+    Family("move", is_move, STRIDED, plan_move),
+    Family("quantize", is_quantize, SCATTERED, plan_quantizes),
+    Family("dequantize", is_dequantize, SCATTERED, plan_dequantizes),
     Family("generic", takes_anything, DENSE, plan_generic),
 )

@@ -1,0 +1,50 @@
+"""How moving operators become calls: none where producers and consumers already share a buffer, copies where they do not."""
+
+from __future__ import annotations
+
+from qcc.codegen.families import Call, Site
+from qcc.codegen.groups import Group
+from qcc.codegen.kernel import View
+from qcc.codegen.placing import MOVES, Place, inside, is_reshape
+from qcc.codegen.x86.move import plan_copy, plan_fill_halo
+from qcc.ir import Array, Graph
+from qcc.ops import Pad, Slice
+
+
+def copy(label: str, source: Place | Array, destination: Place) -> Call:
+    """A call that moves a value, or a constant, between any two views."""
+    view = source.view if isinstance(source, Place) else View.contiguous(destination.view.dtype, source.shape)
+    kernel, constants = plan_copy(view, destination.view)
+    return Call(label, kernel, (source, *constants, destination))
+
+
+def is_move(graph: Graph, entry: Group) -> bool:
+    return isinstance(entry.node.op, MOVES)
+
+
+def plan_move(site: Site) -> list[Call]:
+    """Copies of the inputs that do not lie inside the output already, and the padding around them."""
+    node, y = site.group.node, site.place(site.label)
+    if is_reshape(site.graph, node):
+        return _reshape(site, y)
+    if isinstance(node.op, Slice):
+        x = site.argument(node.inputs[0])
+        part = inside(site.graph, None, x, node) if isinstance(x, Place) else x[node.op.slices]
+        return [] if part == y else [copy(site.label, part, y)]
+    calls = []
+    for position, name in enumerate(node.inputs):
+        x, part = site.argument(name), inside(site.graph, position, y, node)
+        if not isinstance(x, Place) or x != part:
+            calls.append(copy(site.label, x, part))
+    if isinstance(node.op, Pad):
+        kernel, constants = plan_fill_halo(y.view, node.op.before, node.op.after, node.op.value)
+        calls.append(Call(site.label, kernel, (*constants, y)))
+    return calls
+
+
+def _reshape(site: Site, y: Place) -> list[Call]:
+    x = site.argument(site.group.node.inputs[0])
+    if isinstance(x, Place) and (x.root, x.offset) == (y.root, y.offset):
+        return []
+    shape = x.view.shape if isinstance(x, Place) else x.shape
+    return [copy(site.label, x, Place(y.root, y.offset, View.contiguous(y.view.dtype, shape)))]
