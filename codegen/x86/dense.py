@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from qcc.ir.types import I8, I32, I64, U8, Array
 UNROLLED_STEPS = 4                # of the reduction, where it is a loop
 WHOLE_DOTS = 320                  # a reduction with no more dot products than this is not a loop at all
 PANEL_GROUP_BYTES = 384 * 1024    # weights that stay in the second-level cache while pixels stream past them
+LEAST_TASKS = 64                  # to share among threads, where a layer has as many panels and tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,9 @@ class DenseKernel:
     @property
     def panel_group(self) -> int:
         """Panels that are computed for a tile of pixels before the next tile."""
-        return min(self.panels, max(1, PANEL_GROUP_BYTES // (self.steps * self.tile.blocks * self.lanes * WORD)))
+        cached = PANEL_GROUP_BYTES // (self.steps * self.tile.blocks * self.lanes * WORD)
+        shared = self.panels // -(-LEAST_TASKS // prod(self.pixel_tiles))
+        return max(1, min(self.panels, cached, shared))
 
     @property
     def operands(self) -> tuple[View, ...]:

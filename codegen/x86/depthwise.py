@@ -295,4 +295,4 @@ def _check(
     if not (single and unit and added and source.dtype == U8 and output.dtype == dtype and output.shape == shape):
         raise CodegenError(
             f"depthwise layer of source {source}, weights {weights.shape}, strides {strides}, dilations {dilations}: expected one window "
-            f"per channel, an output of {dtype} {shape} and views whose channels lie side by side, got output {output}, residual {residual}")
+            f"per channel, an output of {dtype} {shape} and channels that lie side by side, got output {output}, residual {residual}")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from qcc.arith import requantize
 from qcc.codegen.emit import Function, Memory, broadcast, cast, constant, llvm, reinterpret, shuffle, store_first
 from qcc.codegen.kernel import View
 from qcc.ir.types import I32, Array
@@ -42,10 +43,10 @@ class Requantization:
 
     def evaluate(self, accumulator: Array, residual: Array | None = None) -> Array:
         """The normative meaning: int32 [..., C] (bias included) and u8 [..., C] -> u8 [..., C]."""
-        total = accumulator.astype(np.int64) * self.multiplier.astype(np.int64) + (1 << (self.shift - 1))
+        terms = [(accumulator, self.multiplier, 0)]
         if residual is not None:
-            total = total + (residual.astype(np.int64) - self.residual_zero_point) * self.residual_multiplier
-        return np.asarray(np.clip((total >> self.shift) + self.zero_point, self.low, self.high), np.uint8)
+            terms.append((residual, np.array(self.residual_multiplier, np.int32), self.residual_zero_point))
+        return requantize(terms, self.shift, self.zero_point, self.low, self.high).astype(np.uint8)
 
     @property
     def folds_zero_point(self) -> bool:

@@ -48,7 +48,10 @@ LATENCY = 4.5           # cycles from one dot product to the next into the same 
 EPILOGUE = 3.0          # cycles to requantize and store one accumulator
 RESIDUAL = 2.0          # more of them with a residual
 STORE = 1.0             # cycles to store one int32 accumulator
-TILE_OVERHEAD = 12.0    # cycles to find the addresses of a tile and to start and drain its loops
+TILE_OVERHEAD = 4.0     # cycles to find the addresses of a tile and to start its loops
+FIRST_LEVEL = 32768     # bytes of weights that stay in the first-level cache between tiles
+STREAM = 28.0           # bytes of weights per cycle from the second-level cache
+CROWDED = 12.0          # more of them where accumulators leave the epilogue hardly a register
 
 
 def panels(channels: int, tile: Tile, lanes: int) -> int:
@@ -70,10 +73,13 @@ def candidates(work: Work, target: Target) -> Iterator[Tile]:
 def cycles(work: Work, tile: Tile, target: Target) -> float:
     """Estimated cycles of the whole layer on one core."""
     accumulators = tile.pixels * tile.blocks
-    step = max(accumulators * DOT_PRODUCTS[target.dot].cycles, (tile.pixels + tile.blocks) / 2, LATENCY)
+    vector = target.lanes * 4
+    streamed = tile.blocks * vector / STREAM if work.steps * work.channels * 4 > FIRST_LEVEL else 0.0
+    step = max(accumulators * DOT_PRODUCTS[target.dot].cycles, (tile.pixels + tile.blocks) / 2, LATENCY, streamed)
     store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
     tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, target.lanes)
-    return work.images * work.groups * tiles * (work.steps * step + accumulators * store + TILE_OVERHEAD)
+    overhead = TILE_OVERHEAD + CROWDED * (accumulators > target.registers * 3 // 4)
+    return work.images * work.groups * tiles * (work.steps * step + accumulators * store + overhead)
 
 
 def choose(work: Work, target: Target) -> Tile:
