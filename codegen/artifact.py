@@ -128,7 +128,7 @@ def _fill(program: Program, objects: Sequence[Path], target: Target, texts: Arti
     arrays = {f"input.{name}": array for name, array in texts.golden_inputs.items()}
     arrays |= {f"output.{name}": array for name, array in texts.golden_outputs.items()}
     save_arrays(folder / "golden.npz", arrays)
-    save_arrays(folder / "constants.npz", {f"constant.{name}": array for name, array in texts.constants.items()})
+    save_arrays(folder / "constants.npz", texts.constants)
     manifest = replace(_manifest(program, target, texts, digest), files={p.name: file_hash(p) for p in sorted(folder.iterdir())})
     manifest.write(folder)
     return manifest

@@ -53,10 +53,10 @@ def test_constants_are_kept_under_any_name(tmp_path: Path) -> None:
     constants = {"file": np.arange(6, dtype=np.int8).reshape(2, 3), "a/b c": np.float32(2.5), "empty": np.zeros((0, 2), np.int32)}
     build(network(), tmp_path / "toy", tmp_path / "work", constants=constants)
     found = np.load(tmp_path / "toy" / "constants.npz")
-    assert set(found.files) == {f"constant.{name}" for name in constants}
+    assert set(found.files) == set(constants)
     for name, array in constants.items():
-        np.testing.assert_array_equal(found[f"constant.{name}"], array)
-        assert found[f"constant.{name}"].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
 
 
 def test_only_the_interface_is_visible(toy: Path) -> None:
