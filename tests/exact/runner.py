@@ -33,19 +33,22 @@ class Library:
     functions: ctypes.CDLL
     symbols: dict[Kernel, str]
 
-    def run(self, kernel: Kernel, sources: Sequence[Array], ranges: Sequence[tuple[int, int]] | None = None) -> list[Array]:
-        """Run a kernel task range by task range; returns its destinations (operands beyond the sources).
+    def run(self, kernel: Kernel, sources: Sequence[Array], destinations: Sequence[Array] = ()) -> list[Array]:
+        """Run a kernel on two ranges of tasks; returns its destinations (operands beyond the sources).
 
         Sources are placed in buffers with other bytes between and around the elements; so are destinations, and it is checked
         that not a byte of theirs changes that is not an element.
+
+        Args:
+            destinations: what lies there before, noise if not given.
         """
         views = kernel.operands
-        memories = [Placed.of(view, array) for view, array in zip(views, sources, strict=False)]
-        memories += [Placed.of(view, None) for view in views[len(sources):]]
+        memories = [Placed.of(view, array) for view, array in zip(views, (*sources, *destinations), strict=False)]
+        memories += [Placed.of(view, None) for view in views[len(memories):]]
         function = self.functions[self.symbols[kernel]]
         function.argtypes = [*[ctypes.c_void_p] * len(views), ctypes.c_int32, ctypes.c_int32]
         before = [memory.data.copy() for memory in memories]
-        for begin, end in ranges or halves(kernel.tasks):
+        for begin, end in halves(kernel.tasks):
             assert function(*(memory.address for memory in memories), begin, end) == 0
         for number, memory in enumerate(memories):
             if number >= len(sources):
