@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
@@ -35,8 +35,16 @@ def texts(graph: Graph, program: Program, recipe: Recipe, ranges: Mapping[str, R
         graph=dump(graph), constants=graph.constants, recipe=recipe.dumps(), golden_inputs=inputs, golden_outputs=outputs,
         golden_patterns=patterns, output_bounds=output_bounds(graph, outputs), layers=layers(graph, program),
         proofs=[{"value": b.value, "low": b.low, "high": b.high, "limit": b.limit} for b in bounds],
-        model=model, versions={name: version(name) for name in PACKAGES},
+        model=model, versions={name: _version(name) for name in PACKAGES},
     )
+
+
+def _version(package: str) -> str:
+    """The installed version; qcc itself may run from its source tree."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "uninstalled"
 
 
 def _span(graph: Graph, name: str, ranges: Mapping[str, Range]) -> tuple[float, float]:

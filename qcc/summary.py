@@ -76,7 +76,7 @@ def layers(graph: Graph, program: Program) -> list[dict[str, object]]:
         producer = graph.producers.get(step.node)
         if producer is not None:
             row["op"] = str(producer.op)
-            type = graph.types[step.node]
-            row["bits"] = type.encoding.dtype.bits if type.encoding else type.dtype.bits
+            meaning = graph.types[step.node]
+            row["bits"] = meaning.encoding.dtype.bits if meaning.encoding else meaning.dtype.bits
         rows.append(row)
     return rows
