@@ -16,7 +16,7 @@ import pytest
 
 from qcc.codegen.kernel import READ_SLACK, Kernel, View
 from qcc.codegen.target import TARGETS, Target, host_features
-from qcc.codegen.worker import compile_kernels
+from qcc.codegen.worker import BATCH, compile_kernels
 from qcc.ir.types import Array, DType
 
 GUARD = 96    # bytes before and after every operand, written before a call and compared after it
@@ -33,7 +33,7 @@ def compile_all(kernels: Sequence[Kernel], target: Target) -> Callable[[Kernel],
     """Build all kernels into one library; returns kernel -> C function."""
     symbols = {kernel: f"k{number}" for number, kernel in enumerate(dict.fromkeys(kernels))}
     with tempfile.TemporaryDirectory() as folder:
-        objects = compile_kernels(symbols, target, Path(folder), workers=2)
+        objects = compile_kernels(symbols, target, Path(folder), workers=2 if len(symbols) > BATCH else 1)
         library_path = Path(folder) / "kernels.so"
         subprocess.run(["cc", "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library_path, *objects], check=True)
         library = ctypes.CDLL(str(library_path))
