@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from qcc.codegen.families import Call, Scratch, Site, choose
-from qcc.codegen.groups import group
+from qcc.codegen.groups import Group, group
 from qcc.codegen.kernel import View
 from qcc.codegen.memory import Lifetime, plan_arena
 from qcc.codegen.moves import copy
-from qcc.codegen.placing import Place, Placer
+from qcc.codegen.placing import MOVES, Place, Placer
 from qcc.codegen.program import ALIGNMENT, Address, Port, Program, Space, Step
 from qcc.codegen.rules import FAMILIES
 from qcc.codegen.target import Target
 from qcc.ir import Array, Graph
+from qcc.ops import IntegerConvolution, IntegerMatMul
 
 
 @dataclass
@@ -46,10 +47,10 @@ def plan(graph: Graph, target: Target, name: str) -> Program:
     groups = group(graph)
     family = {entry.outputs[0]: choose(FAMILIES, graph, entry) for entry in groups}
     places = dict(Placer(graph, groups, lambda entry: family[entry.outputs[0]].capabilities).run())
-    calls: list[Call] = []
+    calls = _stage_inputs(graph, groups, places)
     for entry in groups:
         calls += family[entry.outputs[0]].plan(Site(graph, places, target, entry))
-    ports, copies = _output_ports(graph, places)
+    ports, copies = _output_ports(graph, groups, places)
     calls += copies
     roots = _root_addresses(graph, ports)
     lifetimes = _lifetimes(calls, roots)
@@ -63,10 +64,25 @@ def plan(graph: Graph, target: Target, name: str) -> Program:
     return Program(name, inputs, outputs, steps, bytes(pool.data), arena.bytes, arena.lower_bound)
 
 
-def _output_ports(graph: Graph, places: Mapping[str, Place]) -> tuple[dict[str, int], list[Call]]:
-    """Which root is which output port; outputs that are not the whole of a buffer of their own are copied at the end."""
+def _stage_inputs(graph: Graph, groups: Sequence[Group], places: dict[str, Place]) -> list[Call]:
+    """Copies of integer inputs into the arena: linear kernels read a few bytes beyond a source, and the caller's memory may end there."""
+    read = {name for entry in groups if isinstance(entry.node.op, IntegerConvolution | IntegerMatMul) for name in entry.node.inputs[:1]}
+    staged = {places[name].root for name in read if name in places} & set(graph.inputs)
+    calls = []
+    for name, place in list(places.items()):
+        if place.root in staged:
+            places[name] = replace(place, root=f"{place.root}@staged")
+    for name in sorted(staged):
+        calls.append(copy(f"{name}@staged", Place(name, 0, places[name].view), places[name]))
+    return calls
+
+
+def _output_ports(graph: Graph, groups: Sequence[Group], places: Mapping[str, Place]) -> tuple[dict[str, int], list[Call]]:
+    """Which root is which output port. Outputs that later kernels read (see `_stage_inputs`), or that are not the whole of a
+    buffer of their own, are copied at the end."""
     ports: dict[str, int] = {}
     copies = []
+    read = {places[name].root for entry in groups if not isinstance(entry.node.op, MOVES) for name in entry.inputs(graph)}
     for number, (port, value) in enumerate(graph.outputs.items()):
         destination = Place(_port(number), 0, View.contiguous(graph.types[value].dtype, graph.types[value].shape))
         if value in graph.constants:
@@ -74,7 +90,7 @@ def _output_ports(graph: Graph, places: Mapping[str, Place]) -> tuple[dict[str, 
             continue
         place = places[value]
         whole = place.offset == 0 and place.view.is_contiguous and place.view.span == places[place.root].view.span
-        if whole and place.root not in ports and place.root not in graph.inputs:
+        if whole and place.root not in ports and place.root not in graph.inputs and place.root not in read:
             ports[place.root] = number
         else:
             copies.append(copy(f"output {port}", place, destination))
