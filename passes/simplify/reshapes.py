@@ -1,0 +1,92 @@
+"""Merges reshapes, and pushes them down through elementwise operators so that these stand next to what they can be fused with."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from qcc.ir import Graph, Node
+from qcc.ops import Clip, Function, Gather, Reshape, Transpose
+from qcc.ops.pointwise import Binary
+from qcc.passes.simplify.constants import compress, operand
+from qcc.passes.simplify.rewrite import Rewriting, rewriting
+
+
+def sink_reshapes(graph: Graph) -> Graph:
+    """Reshapes move down.
+
+    reshape(reshape(x)) -> reshape(x), or x
+    f(reshape(x)) -> reshape(f(x)), f(reshape(x), c) -> reshape(f(x, c')), f(reshape(x), reshape(y)) -> reshape(f(x, y)), f elementwise
+    """
+    return _reshapes(graph)
+
+
+def _merged(rw: Rewriting, node: Node) -> str | None:
+    before = rw.producer(node.inputs[0], Reshape) if isinstance(node.op, Reshape) else None
+    if before is None:
+        return None
+    x = before.inputs[0]
+    return x if rw.shape(x) == node.op.shape else rw.emit(node.op, (x,), node.outputs[0])  # type: ignore[attr-defined]
+
+
+def _sunk(rw: Rewriting, node: Node) -> str | None:
+    before = rw.producer(node.inputs[0], Reshape) if node.inputs and node.inputs[0] else None
+    if before is None or not (isinstance(node.op, Function | Binary) or (isinstance(node.op, Clip) and node.op.axis is None)):
+        return None
+    x, name = before.inputs[0], node.outputs[0]
+    result = rw.types[node.inputs[0]].shape
+    inputs: tuple[str, ...] = (x,)
+    if isinstance(node.op, Binary):
+        other = _other(rw, node, rw.shape(x))
+        if other is None:
+            return None
+        inputs = (x, other)
+    return rw.emit(Reshape(result), (rw.emit(node.op, inputs, f"{name}/before"),), name)
+
+
+def _other(rw: Rewriting, node: Node, shape: tuple[int, ...]) -> str | None:
+    """The second operand under the shape that the first has without its reshape."""
+    also = rw.producer(node.inputs[1], Reshape)
+    if also is not None and rw.shape(node.inputs[1]) == rw.shape(node.inputs[0]) and rw.shape(also.inputs[0]) == shape:
+        return also.inputs[0]
+    found = operand(rw, node)
+    if found is None:
+        return None
+    array = compress(found[1])
+    if array.size > 1:
+        # The reshaped constant must still vary along few axes: a full-sized one would be a bad exchange.
+        array = compress(np.broadcast_to(array, rw.shape(node.inputs[0])).reshape(shape))
+        if array.size > found[1].size:
+            return None
+    return rw.add_constant(array, f"{node.outputs[0]}/constant")
+
+
+def recognize_shuffle(graph: Graph) -> Graph:
+    """reshape(transpose(reshape(x))) that only reorders the indices of one axis -> gather along that axis."""
+    return _shuffles(graph)
+
+
+def _shuffled(rw: Rewriting, node: Node) -> str | None:
+    transpose = rw.producer(node.inputs[0], Transpose) if isinstance(node.op, Reshape) else None
+    split = rw.producer(transpose.inputs[0], Reshape) if transpose else None
+    if transpose is None or split is None:
+        return None
+    x = split.inputs[0]
+    shape, parts = rw.shape(x), rw.shape(transpose.inputs[0])
+    permutation: tuple[int, ...] = transpose.op.permutation  # type: ignore[attr-defined]  # its kind was asked for
+    extra = len(parts) - len(shape)
+    if node.op.shape != shape or extra < 1:  # type: ignore[attr-defined]  # its kind was asked for
+        return None
+    for axis, extent in enumerate(shape):
+        inside = range(axis, axis + extra + 1)
+        outside_stays = all(p == i for i, p in enumerate(permutation) if i not in inside)
+        if parts[:axis] == shape[:axis] and parts[axis + extra + 1:] == shape[axis + 1:] and prod(parts[i] for i in inside) == extent and outside_stays:
+            local = tuple(permutation[i] - axis for i in inside)
+            order = np.arange(extent).reshape(parts[axis:axis + extra + 1]).transpose(local).reshape(-1)
+            return rw.emit(Gather(axis), (x, rw.add_constant(order, f"{node.outputs[0]}/order")), node.outputs[0])
+    return None
+
+
+_reshapes = rewriting(_merged, _sunk)
+_shuffles = rewriting(_shuffled)
