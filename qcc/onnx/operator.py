@@ -90,10 +90,11 @@ def evaluate_operator(op: OnnxOperator, *arrays: Array) -> tuple[Array, ...]:
     session = _session(op, tuple(TensorType.of(array) for array in arrays))
     names = [entry.name for entry in session.get_inputs()]
     try:
-        results: Sequence[Array] = session.run(None, dict(zip(names, arrays, strict=True)))
+        # NumPy turns results without dimensions into bare numbers, which the runtime does not take.
+        results: Sequence[Array] = session.run(None, {name: np.asarray(array) for name, array in zip(names, arrays, strict=True)})
     except Exception as error:  # the runtime's exceptions have no common base but Exception
         raise ModelError(f"operator {op.type}: ONNX Runtime cannot evaluate it: {error}") from error
-    return tuple(results)
+    return tuple(np.asarray(result) for result in results)
 
 
 @lru_cache(maxsize=512)

@@ -222,4 +222,5 @@ def space_to_depth(c: Conversion, call: Call) -> str:
     n, channels, height, width = c.shape(call.inputs[0])
     b = call.get("blocksize")
     split = c.emit(Reshape((n, channels, height // b, b, width // b, b)), call.inputs[0])
-    return c.emit(Reshape((n, channels * b * b, height // b, width // b)), c.emit(Transpose((0, 3, 5, 1, 2, 4)), split))
+    order = (0, 1, 3, 5, 2, 4) if call.get("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
+    return c.emit(Reshape((n, channels * b * b, height // b, width // b)), c.emit(Transpose(order), split))
