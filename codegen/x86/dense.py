@@ -19,8 +19,17 @@ from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Output, Requantization, Requantizer
 from qcc.codegen.x86.intrinsics import dot_product_for
-from qcc.codegen.x86.packing import WORD, block_offsets, pack_requantization, pack_weights, panel_channels, take_channels, words
-from qcc.codegen.x86.tiles import Tile, Work, choose, panels
+from qcc.codegen.x86.packing import (
+    WORD,
+    block_offsets,
+    merge_groups,
+    pack_requantization,
+    pack_weights,
+    panel_channels,
+    take_channels,
+    words,
+)
+from qcc.codegen.x86.tiles import Tile, Work, choose, cycles, panels
 from qcc.errors import CodegenError
 from qcc.ir.types import I8, I32, I64, U8, Array
 
@@ -41,7 +50,7 @@ class DenseKernel:
         output: (N, OH, OW, OC), channel stride 1; u8 with an epilogue, else i32.
         residual: u8 of the output's shape, channel stride 1, added in the epilogue.
         window, strides, dilations: of rows and columns.
-        groups: the channels of source and output fall into so many independent parts.
+        groups: the channels of source and output fall into so many parts; a planned kernel may have merged some of the layer's.
         epilogue: the code of the requantization; None writes int32 accumulators with the bias added.
         lanes: 32-bit lanes of a vector, which fixes the layout of the constants.
         tile: outputs that one pass of the registers computes.
@@ -73,6 +82,13 @@ class DenseKernel:
     def steps(self) -> int:
         down, along, run = self.runs
         return down * along * words(run)
+
+    @property
+    def work(self) -> Work:
+        """The layer as the cost model sees it."""
+        images, rows, columns, channels = self.output.shape
+        own = channels // self.groups
+        return Work(rows, columns, own, self.steps, images, self.groups, self.epilogue is not None, self.residual is not None)
 
     @property
     def panels(self) -> int:
@@ -292,16 +308,23 @@ def plan_dense(
         source, output, residual = _merge_pixels(source, output, residual)
         dilations = (1, 1)
     epilogue = None if requantization is None else Epilogue.of(requantization)
-    kernel = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, target.lanes, Tile(1, 1, 1))
-    images, rows, columns, channels = output.shape
-    work = Work(rows, columns, channels // groups, kernel.steps, images, groups, epilogue is not None, residual is not None)
-    kernel = replace(kernel, tile=tile or choose(work, target))
+    form = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, target.lanes, tile or Tile(1, 1, 1))
+    kernel = form if tile else min((_tiled(form, factor, target) for factor in range(1, groups + 1) if groups % factor == 0),
+                                   key=lambda kernel: cycles(kernel.work, kernel.tile, target))
+    weights, groups = merge_groups(weights, groups, groups // kernel.groups), kernel.groups
+    channels = output.shape[3]
     order = panel_channels(channels, groups, kernel.tile.blocks, target.lanes)
     down, along, run = kernel.runs
     packed = pack_weights(weights.reshape(channels, down * along, run), order)
     if requantization is None:
         return kernel, (packed, take_channels(bias.astype(np.int32), order))
     return kernel, (packed, pack_requantization(requantization, bias, order), requantization.parameters())
+
+
+def _tiled(form: DenseKernel, factor: int, target: Target) -> DenseKernel:
+    """The layer with so many groups merged into one (few channels fill vectors badly), and the best tile for that."""
+    kernel = replace(form, groups=form.groups // factor)
+    return replace(kernel, tile=choose(kernel.work, target))
 
 
 def _check(

@@ -38,6 +38,15 @@ def block_offsets(channels: int, blocks: int, lanes: int) -> tuple[int, ...]:
     return tuple(min(block * lanes, last) for block in range(blocks))
 
 
+def merge_groups(weights: Array, groups: int, factor: int) -> Array:
+    """i8 [OC, KH, KW, C/groups] -> [OC, KH, KW, C/groups * factor]: `factor` groups become one, with zeros between them."""
+    outputs, height, width, inner = weights.shape
+    slot = np.arange(outputs) // (outputs // groups) % factor
+    merged = np.zeros((outputs, height, width, factor, inner), weights.dtype)
+    merged[np.arange(outputs), :, :, slot] = weights
+    return merged.reshape(outputs, height, width, factor * inner)
+
+
 def take_channels(values: Array, channels: Array) -> Array:
     """values[channels] along the first axis, zero where there is no channel."""
     taken = values[np.maximum(channels, 0)]

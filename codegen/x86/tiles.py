@@ -75,7 +75,9 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     accumulators = tile.pixels * tile.blocks
     vector = target.lanes * 4
     streamed = tile.blocks * vector / STREAM if work.steps * work.channels * 4 > FIRST_LEVEL else 0.0
-    step = max(accumulators * DOT_PRODUCTS[target.dot].cycles, (tile.pixels + tile.blocks) / 2, LATENCY, streamed)
+    dot = DOT_PRODUCTS[target.dot]
+    products = accumulators * dot.cycles + tile.blocks * dot.weight_cycles + tile.pixels * dot.activation_cycles
+    step = max(products, (tile.pixels + tile.blocks) / 2, LATENCY, streamed)
     store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
     tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, target.lanes)
     overhead = TILE_OVERHEAD + CROWDED * (accumulators > target.registers * 3 // 4)

@@ -63,6 +63,9 @@ CASES = (
     Case((2, 6, 5, 32), 64, (3, 3), (2, 2), groups=4),
     Case((1, 5, 5, 9), 6, groups=3),
     Case((1, 5, 5, 80), 100, groups=2, shift=None),
+    Case((1, 8, 9, 32), 32, (3, 3), groups=8),
+    Case((1, 8, 9, 20), 40, (3, 3), groups=20, residual=True),
+    Case((1, 4, 4, 36), 36, groups=12, dilations=(2, 2)),
     # batches and views with gaps
     Case((3, 4, 5, 16), 32, gaps=((3, 0, 0), (0, 5, 0))),
     Case((3, 4, 5, 16), 32, gaps=((0, 0, 7), (5, 3, 1)), residual=True),
@@ -207,6 +210,13 @@ def test_pointwise_layers_merge_rows_and_images_only_without_gaps() -> None:
     for gaps, shape in ((NO_GAPS, (1, 1, 60, 8)), ((0, 0, 5), (3, 1, 20, 8)), ((0, 5, 0), (3, 4, 5, 8)), ((2, 0, 0), (1, 1, 60, 8))):
         kernel, _ = layer(Case((3, 4, 5, 8), 16, gaps=(gaps, NO_GAPS)), 1).plan(target)
         assert kernel.source.shape == shape
+
+
+def test_small_groups_are_merged() -> None:
+    case, target = Case((1, 8, 9, 32), 32, (3, 3), groups=8), TARGETS["x86-64-avx512vnni"]
+    kernel, _ = layer(case, 1).plan(target)
+    assert kernel.groups < 8
+    assert layer(replace(case, source=(1, 8, 9, 512), outputs=512), 1).plan(target)[0].groups == 8
 
 
 def test_wrong_shapes_are_refused() -> None:
