@@ -54,7 +54,8 @@ def _without_minus(rw: Rewriting, node: Node) -> str | None:
     if isinstance(node.op, Subtract):
         return rw.emit(Add(), (node.inputs[0], rw.add_constant(-divisor, f"{name}/offset")), name)
     if isinstance(node.op, Divide) and np.all(divisor != 0):
-        return rw.emit(Multiply(), (node.inputs[0], rw.add_constant(_round(1.0 / divisor.astype(np.float64), divisor), f"{name}/factor")), name)
+        factor = _round(1.0 / divisor.astype(np.float64), divisor)
+        return rw.emit(Multiply(), (node.inputs[0], rw.add_constant(factor, f"{name}/factor")), name)
     return None
 
 

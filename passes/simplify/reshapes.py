@@ -80,8 +80,9 @@ def _shuffled(rw: Rewriting, node: Node) -> str | None:
         return None
     for axis, extent in enumerate(shape):
         inside = range(axis, axis + extra + 1)
-        outside_stays = all(p == i for i, p in enumerate(permutation) if i not in inside)
-        if parts[:axis] == shape[:axis] and parts[axis + extra + 1:] == shape[axis + 1:] and prod(parts[i] for i in inside) == extent and outside_stays:
+        only_this_axis = all(p == i for i, p in enumerate(permutation) if i not in inside)
+        split_there = (*parts[:axis], prod(parts[i] for i in inside), *parts[axis + extra + 1:]) == shape
+        if only_this_axis and split_there:
             local = tuple(permutation[i] - axis for i in inside)
             order = np.arange(extent).reshape(parts[axis:axis + extra + 1]).transpose(local).reshape(-1)
             return rw.emit(Gather(axis), (x, rw.add_constant(order, f"{node.outputs[0]}/order")), node.outputs[0])

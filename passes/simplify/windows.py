@@ -28,7 +28,8 @@ def _folded(rw: Rewriting, node: Node) -> str | None:
     if pad is None or not isinstance(pad.op, Pad) or any((*pad.op.before[:2], *pad.op.after[:2])):
         return None
     extra = (*pad.op.before[2:], *pad.op.after[2:])
-    pads = tuple(a + b for a, b in zip(node.op.pads, extra, strict=True))
+    top, left, bottom, right = (a + b for a, b in zip(node.op.pads, extra, strict=True))
+    pads = (top, left, bottom, right)
     op = node.op
     if isinstance(op, Convolution):
         fits = pad.op.value == 0
