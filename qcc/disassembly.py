@@ -1,7 +1,7 @@
 """Reads the machine code of a library: its functions, and which instructions they use.
 
-Decides what counts as floating-point arithmetic: everything that computes, compares, rounds or converts floating-point numbers. Moves, shuffles
-and bit operations are not arithmetic, whatever register class their names speak of: compilers use them for integers.
+Decides what counts as floating-point arithmetic: everything that computes, compares, rounds or converts floating-point numbers.
+Moves, shuffles and bit operations are not arithmetic, whatever register class their names speak of: compilers use them for integers.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from qcc.errors import VerificationError
 
 _TYPES = r"(?:ps|pd|ss|sd|ph|sh|bf16)"
-_WORDS = ("add|sub|mul|div|sqrt|min|max|cmp\\w*|hadd|hsub|addsub|dp|rcp(?:14|28)?|rsqrt(?:14|28)?|round|rndscale|scalef|getexp|getmant|fixupimm|"
-          "range|reduce|fpclass|exp2|dpbf16|u?comi")
+_WORDS = ("add|sub|mul|div|sqrt|min|max|cmp\\w*|hadd|hsub|addsub|dp|rcp(?:14|28)?|rsqrt(?:14|28)?|round|rndscale|scalef|getexp|"
+          "getmant|fixupimm|range|reduce|fpclass|exp2|dpbf16|u?comi")
 _FLOAT_X86 = re.compile(rf"v?(?:{_WORDS}){_TYPES}|vf\w*(?:add|sub|mul)\w*{_TYPES}|v?cvt\w+|f(?!xsave|xrstor|emms|wait|nop)\w+")
 _BYTES_SHOWN = 8
 
@@ -83,7 +83,8 @@ def _is_code(section: Any) -> bool:
 def _symbols(library: Path, elf: Any) -> dict[int, tuple[str, int]]:
     table = elf.get_section_by_name(".symtab")
     if table is None:
-        raise VerificationError(f"{library}: has no symbol table, so its functions cannot be told apart; it is not as 'qcc compile' wrote it")
+        raise VerificationError(f"{library}: has no symbol table, so its functions cannot be told apart; "
+                                "it is not as 'qcc compile' wrote it")
     return {
         symbol["st_value"]: (symbol.name, symbol["st_size"])
         for symbol in table.iter_symbols()

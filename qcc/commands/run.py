@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="run")
-@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("artifact", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--input", "files", multiple=True, required=True, metavar="FILE | NAME=FILE",
               help="A .npz file with an array for every input, or a .npy file for one input (repeatable).")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the outputs to this .npz file.")
@@ -30,15 +31,13 @@ def command(artifact: Path, files: tuple[str, ...], output: Path | None, threads
 
     Arrays have the input's element type and shape; a stack of several batches along the first axis is run batch by batch.
     """
-    import numpy as np
-
     from qcc.runtime import load
 
     with load(artifact, threads) as module:
         outputs = run_stacks(module, read_inputs(files, [port.name for port in module.inputs]))
     if output is not None:
         with writing(output, force) as file:
-            np.savez(file, allow_pickle=False, **outputs)
+            _write_arrays(file, outputs)
     summary = [{"name": name, "dtype": str(array.dtype), "shape": list(array.shape), "min": array.min(), "max": array.max()}
                for name, array in outputs.items()]
     if as_json:
@@ -46,6 +45,16 @@ def command(artifact: Path, files: tuple[str, ...], output: Path | None, threads
     elif not quiet:
         click.echo(table(("output", "type", "min", "max"), [
             (s["name"], f"{s['dtype']}{s['shape']}", f"{s['min']:.6g}", f"{s['max']:.6g}") for s in summary]))
+
+
+def _write_arrays(file: IO[bytes], arrays: Mapping[str, Array]) -> None:
+    """An .npz file; unlike np.savez, whatever the arrays' names are."""
+    import numpy as np
+
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def read_inputs(files: Sequence[str], names: Sequence[str]) -> dict[str, Array]:
@@ -67,7 +76,7 @@ def read_inputs(files: Sequence[str], names: Sequence[str]) -> dict[str, Array]:
             found[key] = array
     missing = [name for name in names if name not in found]
     if missing:
-        raise UsageError(f"--input: nothing given for {', '.join(map(repr, missing))}; the model's inputs are {', '.join(map(repr, names))}")
+        raise UsageError(f"--input: nothing given for {', '.join(map(repr, missing))}; the inputs are {', '.join(map(repr, names))}")
     return found
 
 
@@ -87,7 +96,7 @@ def _by_name(text: str, content: Any, name: str, names: Sequence[str]) -> dict[s
             raise UsageError(f"--input {text}: holds {len(content)} tensors, the model has {len(names)} inputs")
         return dict(zip(names, content, strict=True))
     if not name and len(names) != 1:
-        raise UsageError(f"--input {text}: the model has {len(names)} inputs, {', '.join(map(repr, names))}; say which: --input NAME={text}")
+        raise UsageError(f"--input {text}: which of the inputs {', '.join(map(repr, names))} is it for? Give --input NAME={text}")
     return {name or names[0]: content}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from qcc.commands.terminal import debug_option, json_option, print_json, table
@@ -20,7 +22,7 @@ def command(as_json: bool) -> None:
         host = find_target("host").name
     except UnknownTarget:
         host = ""
-    records = [
+    records: list[dict[str, Any]] = [
         {"name": target.name, "runs_here": features.issuperset(target.features), "host": target.name == host,
          "aliases": [alias for alias, name in ALIASES.items() if name == target.name], "vector_bits": 32 * target.lanes,
          "features": list(target.features), "missing": [f for f in target.features if f not in features], "triple": target.triple}
@@ -31,7 +33,7 @@ def command(as_json: bool) -> None:
         return
     rows = []
     for record in records:
-        here = "host" if record["host"] else "runs here" if record["runs_here"] else "lacks " + " ".join(map(str, record["missing"]))
+        here = "host" if record["host"] else "runs here" if record["runs_here"] else "lacks " + " ".join(record["missing"])
         rows.append((record["name"], ", ".join(record["aliases"]), record["vector_bits"], here, " ".join(record["features"])))
     click.echo(table(("target", "alias", "vector bits", "this machine", "needs"), rows))
-    click.echo(f"\n'--target host' means {host} here." if host else "\nThis machine can run none of them; name a target to compile for another one.")
+    click.echo(f"\n'--target host' means {host} here." if host else "\nThis machine can run none of them: name one instead of 'host'.")

@@ -7,9 +7,9 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qcc.data import DataOptions
 
 Command = Callable[..., Any]
+T = TypeVar("T")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bars and no summary; errors only.")
@@ -133,6 +134,12 @@ class Progress:
         if stage not in self.tasks:
             self.tasks[stage] = self.bars.add_task(stage, total=total or None)
         self.bars.update(self.tasks[stage], completed=done, total=total or None)
+
+    def watch(self, stage: str, items: Iterable[T], total: int = 0) -> Iterator[T]:
+        """The items, counted."""
+        for number, item in enumerate(items):
+            self(stage, number, total)
+            yield item
 
     def __enter__(self) -> Progress:
         if self.shown:

@@ -1,0 +1,156 @@
+"""`qcc compile`: options to a recipe, a recipe to an artifact folder, and a summary of what became of the model."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from qcc.commands.terminal import (
+    Progress,
+    count_text,
+    data_options,
+    debug_option,
+    force_option,
+    json_option,
+    pixel_options,
+    print_json,
+    quiet_option,
+    shape_option,
+    shapes,
+    size_text,
+    table,
+    time_text,
+)
+from qcc.errors import UsageError
+
+if TYPE_CHECKING:
+    from qcc.artifact import Artifact
+    from qcc.recipe import Recipe
+    from qcc.runtime import Manifest
+
+BITS = "8, 4, mixed, or wXaY such as w4a8"
+_LISTED = 20
+
+
+@click.command(name="compile")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The artifact folder to write.")
+@click.option("--target", default="host", show_default=True, help="The machine to compile for; see 'qcc targets'.")
+@click.option("--bits", default="8", show_default=True, help=f"Width of weights and activations: {BITS}.")
+@click.option("--calibration-data", "calibration", type=click.Path(path_type=Path),
+              help="A .npz or .npy file, a folder of them, of pictures, or of test_data_set_* folders.")
+@click.option("--observer", type=click.Choice(["minmax", "percentile"]), default="minmax", show_default=True, 
+              help="How ranges are measured.")
+@click.option("--percentile", type=float, default=99.999, show_default=True, help="Of the values that the percentile observer keeps.")
+@click.option("--io", type=click.Choice(["float", "integer"]), default="float", show_default=True,
+              help="What inputs and outputs are.")
+@click.option("--name", default="", help="Prefix of the library's symbols; by default from the model's file name.")
+@click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), 
+              help="A recipe.toml with every choice; options given here go first.")
+@pixel_options
+@shape_option
+@force_option
+@quiet_option
+@json_option
+@debug_option
+@click.pass_context
+def command(context: click.Context, /, **options: Any) -> None:
+    """Compile an ONNX model into an artifact folder: libraries, header, manifest, graph and recipe."""
+    from qcc.codegen.artifact import refuse_existing
+    from qcc.data import calibration_batches
+
+    given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    recipe, output, source = recipe_of(options, given), options["output"], options["calibration"]
+    pixels = data_options(options["mean"], options["std"], options["layout"], options["color"])
+    refuse_existing(output, options["force"])
+    start = time.perf_counter()
+    with Progress(options["quiet"]) as progress:
+        from qcc.compiler import compile_model
+
+        calibration = None if source is None else lambda inputs: calibration_batches(source, inputs, pixels)
+        artifact = compile_model(options["model"], calibration, recipe, progress)
+        manifest = artifact.save(output, options["force"])
+    report = report_of(options["model"], output, artifact, manifest, time.perf_counter() - start)
+    if options["as_json"]:
+        print_json(report)
+    elif not options["quiet"]:
+        click.echo(summary_text(report))
+
+
+def recipe_of(options: Mapping[str, Any], given: set[str]) -> Recipe:
+    """The recipe file, if there is one, with the options that the user gave on the command line in place of its own.
+
+    Raises:
+        UsageError: an option cannot be read, or asks for what does not exist.
+    """
+    from qcc.recipe import Recipe
+
+    recipe = Recipe() if options["recipe_file"] is None else Recipe.load(options["recipe_file"])
+    changes: dict[str, Any] = {name: options[name] for name in ("target", "observer", "percentile", "io", "name") if name in given}
+    if "bits" in given:
+        changes["weight_bits"], changes["activation_bits"] = bit_widths(options["bits"])
+    if options["input_shapes"]:
+        changes["input_shapes"] = {**recipe.input_shapes, **shapes(options["input_shapes"])}
+    return replace(recipe, **changes)
+
+
+def bit_widths(text: str) -> tuple[int, int]:
+    """Widths of weights and activations; UsageError for what is no width, or is not supported."""
+    if text == "mixed":
+        raise UsageError("--bits mixed is not supported yet: expected 8; choosing bits layer by layer is not part of this version")
+    match = re.fullmatch(r"(\d{1,2})|w(\d{1,2})a(\d{1,2})", text)
+    if match is None:
+        raise UsageError(f"--bits {text!r}: expected {BITS}")
+    widths = int(match[1] or match[2]), int(match[1] or match[3])
+    if widths != (8, 8):
+        raise UsageError(f"--bits {text} is not supported yet: expected 8 (weights and activations of 8 bits)")
+    return widths
+
+
+def report_of(model: Path, output: Path, artifact: Artifact, manifest: Manifest, seconds: float) -> dict[str, Any]:
+    """The figures of a compile as plain values."""
+    folder_bytes = {path.name: path.stat().st_size for path in sorted(output.iterdir())}
+    return {
+        "model": str(model), "output": str(output), "name": manifest.name, "target": manifest.target,
+        "bits": f"w{artifact.recipe.weight_bits}a{artifact.recipe.activation_bits}", "seconds": seconds,
+        "model_bytes": model.stat().st_size, "library_bytes": folder_bytes[manifest.library], "files": folder_bytes,
+        "inputs": [asdict(port) for port in manifest.inputs], "outputs": [asdict(port) for port in manifest.outputs],
+        "summary": asdict(artifact.summary), "recipe": str(output / "recipe.toml"),
+    }
+
+
+def summary_text(report: Mapping[str, Any]) -> str:
+    """What a user wants to know after a compile, in a few lines."""
+    summary = report["summary"]
+    floats, bound, arena = summary["float_nodes"], summary["arena_lower_bound"], summary["arena_bytes"]
+    float_macs = sum(node["macs"] for node in floats)
+    above = f", {arena / bound:.2f} x the lower bound of {size_text(bound)}" if bound else ""
+    lines = [
+        f"{report['output']}: {report['name']} for {report['target']}, {report['bits']}, in {time_text(report['seconds'])}",
+        f"  integer  {summary['integer_nodes']} nodes, {count_text(summary['integer_macs'])} MACs, in {summary['kernels']} kernels",
+        f"  float    {len(floats)} nodes, {count_text(float_macs)} MACs; {summary['crossings']} border crossings of "
+        f"{size_text(summary['crossing_bytes'])}" + (": " + _operators(floats) if floats else ""),
+        f"  size     model {size_text(report['model_bytes'])} -> library {size_text(report['library_bytes'])} "
+        f"(weights {size_text(summary['weight_bytes'])})",
+        f"  arena    {size_text(arena)}{above}",
+        f"  recipe   {report['recipe']}",
+    ]
+    if floats:
+        rows = [(node["name"], node["operator"], count_text(node["macs"])) for node in floats[:_LISTED]]
+        more = f"\n  and {len(floats) - _LISTED} more" if len(floats) > _LISTED else ""
+        lines.append("\nNodes that stay float:\n" + table(("node", "operator", "MACs"), rows) + more)
+    return "\n".join(lines)
+
+
+def _operators(floats: list[dict[str, Any]]) -> str:
+    counts: dict[str, int] = {}
+    for node in floats:
+        counts[node["operator"]] = counts.get(node["operator"], 0) + 1
+    return ", ".join(f"{count} x {operator}" for operator, count in sorted(counts.items()))
