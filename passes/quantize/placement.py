@@ -58,11 +58,11 @@ def _integer_nodes(graph: Graph, integer_outputs: bool) -> dict[str, Form]:
 
 def _stays_float(graph: Graph, node: Node, forms: Mapping[str, Form], integer_outputs: bool) -> bool:
     produced = [graph.producers.get(name) for name in data_inputs(graph, node)]
+    users = [user.outputs[0] in forms for user in graph.users[node.outputs[0]]]
+    form, is_output = forms[node.outputs[0]], node.outputs[0] in graph.output_values
     if all(p is not None and p.outputs[0] not in forms for p in produced):
-        return True          # between float operators only
-    users = graph.users[node.outputs[0]]
-    leaves = node.outputs[0] in graph.output_values and integer_outputs
-    return forms[node.outputs[0]] is Form.MOVE and not leaves and all(u.outputs[0] not in forms for u in users)
+        return not (form in TIED and users and all(users) and not is_output)    # rounding before a move or after it is the same
+    return form is Form.MOVE and not (is_output and integer_outputs) and not any(users)
 
 
 def _wants_encoding(graph: Graph, forms: Mapping[str, Form], name: str, integer_outputs: bool) -> bool:
