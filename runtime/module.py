@@ -34,7 +34,7 @@ class Module:
         layers: for every layer its node, op, bits, multiply-accumulates and bytes.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1, check: bool = True) -> None:
+    def __init__(self, path: str | Path, threads: int = 1, check: bool = False) -> None:
         """Load an artifact folder; see `load`."""
         self._closed = True
         folder = Path(path)
@@ -224,13 +224,14 @@ class Module:
         return f"{kind}s: expected the names {[port.name for port in ports]}, got {list(found)}"
 
 
-def load(path: str | Path, threads: int = 1, check: bool = True) -> Module:
+def load(path: str | Path, threads: int = 1, check: bool = False) -> Module:
     """Load the artifact folder that `qcc compile` wrote.
 
     Args:
         path: the folder.
         threads: how many threads work on one run, the caller's included (1 to 64).
-        check: compare the library with the hash in the manifest first.
+        check: compare the whole library with the hash in the manifest first (`qcc verify` does); without it, the digest that
+            is part of the library must be the manifest's.
 
     Raises:
         RuntimeFailure: no such folder, a damaged library, another ABI version or architecture, or missing CPU features.

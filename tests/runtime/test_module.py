@@ -204,8 +204,8 @@ def test_damaged_weights_are_found(folder: Path, net: Network, tmp_path: Path) -
     data[at] ^= 1
     library.write_bytes(data)
     with pytest.raises(RuntimeFailure, match="changed after it was built"):
-        load(tmp_path / "toy")
-    with load(tmp_path / "toy", check=False) as module, pytest.raises(VerificationError, match="weights in the library are damaged"):
+        load(tmp_path / "toy", check=True)
+    with load(tmp_path / "toy") as module, pytest.raises(VerificationError, match="weights in the library are damaged"):
         module.selftest()
 
 
@@ -285,7 +285,7 @@ def test_wrong_folders_are_one_clear_error(folder: Path, tmp_path: Path) -> None
         ("format", 77, "the manifest has format 77"),
         ("inputs", 3, "not a manifest"),
         ("digest", "00", "not the library that the manifest describes"),
-        ("name", "other", "cannot be read"),
+        ("name", "other", "cannot be loaded"),
     ):
         (tmp_path / "toy" / "manifest.json").write_text(json.dumps({**json.loads(text), key: value}))
         with pytest.raises(RuntimeFailure, match=message):
