@@ -17,7 +17,7 @@ import numpy as np
 from qcc.codegen.emit import Function, Memory, Register, broadcast, cast, constant, reinterpret, store_first
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Output, Requantization, Requantizer
+from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Output, Requantization, Requantizer, is_bytes
 from qcc.codegen.x86.intrinsics import dot_product_for
 from qcc.codegen.x86.packing import (
     WORD,
@@ -31,7 +31,7 @@ from qcc.codegen.x86.packing import (
 )
 from qcc.codegen.x86.tiles import Tile, Work, choose, cycles, panels
 from qcc.errors import CodegenError
-from qcc.ir.types import I8, I32, I64, U8, Array
+from qcc.ir.types import I8, I32, I64, Array
 
 UNROLLED_STEPS = 4                # of the reduction, where it is a loop
 WHOLE_DOTS = 320                  # a reduction with no more dot products than this is not a loop at all
@@ -333,12 +333,12 @@ def _check(
 ) -> None:
     extents = [(n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(source.shape[1:3], weights.shape[1:3], dilations, strides, strict=True)]
     shape = (source.shape[0], *extents, weights.shape[0])
-    dtype = I32 if requantization is None else U8
+    kind, typed = ("i32", output.dtype == I32) if requantization is None else ("u8", is_bytes(output))
     grouped = source.shape[3] == weights.shape[3] * groups and weights.shape[0] % groups == 0
     views = [source, output] + ([residual] if residual is not None else [])
     unit = all(view.strides[3] == 1 for view in views)
-    added = residual is None or (requantization is not None and residual.shape == output.shape and residual.dtype == U8)
-    if not (grouped and unit and added and source.dtype == U8 and output.dtype == dtype and output.shape == shape):
+    added = residual is None or (requantization is not None and residual.shape == output.shape and is_bytes(residual))
+    if not (grouped and unit and added and is_bytes(source) and typed and output.shape == shape):
         raise CodegenError(
             f"dense layer of source {source}, weights {weights.shape}, strides {strides}, dilations {dilations}, groups {groups}: expected "
-            f"an output of {dtype} {shape} and views whose channels lie side by side, got output {output}, residual {residual}")
+            f"an output of {kind} {shape} and views whose channels lie side by side, got output {output}, residual {residual}")

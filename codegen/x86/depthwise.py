@@ -19,12 +19,12 @@ import numpy as np
 from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret, shuffle, store_first
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Output, Requantization, Requantizer
+from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Output, Requantization, Requantizer, is_bytes
 from qcc.codegen.x86.intrinsics import dot_product_for
 from qcc.codegen.x86.packing import interleaved_channels, pack_requantization, pack_taps, take_channels
 from qcc.codegen.x86.tiles import depthwise_fold, depthwise_rows
 from qcc.errors import CodegenError
-from qcc.ir.types import I8, I32, I64, U8, Array
+from qcc.ir.types import I8, I32, I64, Array
 
 TAPS = 4                # of one dot product
 VECTORS = 4             # of one block of channels
@@ -287,12 +287,12 @@ def _check(
 ) -> None:
     extents = [(n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(source.shape[1:3], weights.shape[1:3], dilations, strides, strict=True)]
     shape = (source.shape[0], *extents, source.shape[3])
-    dtype = I32 if requantization is None else U8
+    kind, typed = ("i32", output.dtype == I32) if requantization is None else ("u8", is_bytes(output))
     views = [source, output] + ([residual] if residual is not None else [])
     unit = all(view.strides[3] == 1 for view in views)
-    added = residual is None or (requantization is not None and residual.shape == output.shape and residual.dtype == U8)
+    added = residual is None or (requantization is not None and residual.shape == output.shape and is_bytes(residual))
     single = weights.shape[0] == source.shape[3] and weights.shape[3] == 1
-    if not (single and unit and added and source.dtype == U8 and output.dtype == dtype and output.shape == shape):
+    if not (single and unit and added and is_bytes(source) and typed and output.shape == shape):
         raise CodegenError(
             f"depthwise layer of source {source}, weights {weights.shape}, strides {strides}, dilations {dilations}: expected one window "
-            f"per channel, an output of {dtype} {shape} and channels that lie side by side, got output {output}, residual {residual}")
+            f"per channel, an output of {kind} {shape} and channels that lie side by side, got output {output}, residual {residual}")

@@ -22,6 +22,11 @@ PARAMETERS = View.contiguous(I32, (5,))    # shift (less 32 where wide), low, hi
 LARGEST_FOLDED_SHIFT = 54                  # 255 << 54 and a product below 2^62 still add up to less than 2^63
 
 
+def is_bytes(view: View) -> bool:
+    """Whether a view's elements are unsigned and lie one per byte (types of fewer than eight bits, too)."""
+    return view.dtype.kind == "u" and view.dtype.bytes == 1
+
+
 @dataclass(frozen=True, eq=False)
 class Requantization:
     """How int32 accumulators become u8 values.

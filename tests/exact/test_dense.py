@@ -17,7 +17,7 @@ from qcc.codegen.x86.intrinsics import DOT_PRODUCTS
 from qcc.codegen.x86.packing import block_offsets, panel_channels
 from qcc.codegen.x86.tiles import Tile
 from qcc.errors import CodegenError
-from qcc.ir.types import I32, U8, Array
+from qcc.ir.types import I32, U4, U8, Array
 from tests.exact.harness import Placed, compile_all, run, spaced, targets
 
 NO_GAPS = (0, 0, 0)
@@ -217,6 +217,12 @@ def test_small_groups_are_merged() -> None:
     kernel, _ = layer(case, 1).plan(target)
     assert kernel.groups < 8
     assert layer(replace(case, source=(1, 8, 9, 512), outputs=512), 1).plan(target)[0].groups == 8
+
+
+def test_narrow_types_lie_one_per_byte() -> None:
+    item = layer(Case((1, 4, 4, 32), 16, clamp=(0, 15)), 1)
+    kernel, _ = replace(item, views=tuple(replace(view, dtype=U4) for view in item.views)).plan(TARGETS["x86-64-avx2"])  # type: ignore[arg-type]
+    assert kernel.output.dtype == U4
 
 
 def test_wrong_shapes_are_refused() -> None:
