@@ -67,7 +67,7 @@ def tensor_array(tensor: onnx.TensorProto) -> Array:
     """
     try:
         array: Array = onnx.numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ModelError(f"tensor {tensor.name!r}: its data does not fit its declared type and shape ({error}). "
                          "The model is damaged.") from error
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):

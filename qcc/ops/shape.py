@@ -156,6 +156,7 @@ class Gather(Op):
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:
         x, indices = inputs
+        expect(indices.dtype.kind in "iu", f"gather: indices must be integers, got {indices.dtype}")
         expect(bool(np.all((indices >= 0) & (indices < x.shape[self.axis]))), f"gather: an index lies outside 0..{x.shape[self.axis] - 1}")
         return (np.take(x, indices, axis=self.axis),)
 

@@ -9,6 +9,7 @@ from qcc.ir import Array, expect
 
 def output_extent(extent: int, kernel: int, stride: int, dilation: int = 1, padding: int = 0, ceil: bool = False) -> int:
     """Number of window positions along one axis; `ceil` keeps a last window that starts inside but ends outside (ONNX's rule)."""
+    expect(min(kernel, stride, dilation) >= 1, f"a window of {kernel} with stride {stride} and dilation {dilation}: all must be positive")
     room = extent + padding - dilation * (kernel - 1) - 1
     expect(room >= 0, f"a window of {kernel} (dilation {dilation}) does not fit an extent of {extent} with padding {padding}")
     return (room + (stride - 1 if ceil else 0)) // stride + 1
