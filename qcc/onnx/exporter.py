@@ -14,6 +14,7 @@ from qcc.ir import Array, Encoding, Graph, Stage
 from qcc.onnx.inputs import element_code
 from qcc.onnx.operator import IR_VERSION, OPSET
 from qcc.onnx.written import WRITERS, Writer
+from qcc.ops import OnnxOperator
 
 
 def export_model(graph: Graph, also: Iterable[str] = ()) -> onnx.ModelProto:
@@ -66,7 +67,8 @@ class _Exporter:
         inputs = [helper.make_tensor_value_info(n, element_code(graph.types[n].dtype), graph.types[n].shape) for n in graph.inputs]
         results = [helper.make_tensor_value_info(p, element_code(graph.types[n].dtype), graph.types[n].shape) for p, n in ports]
         made = helper.make_graph(writer.nodes, graph.name, inputs, results, writer.tensors)
-        return helper.make_model(made, producer_name="qcc", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        opset = max([OPSET, *(node.op.opset for node in graph.nodes if isinstance(node.op, OnnxOperator))])
+        return helper.make_model(made, producer_name="qcc", opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
 
     def write_constant(self, name: str, array: Array) -> None:
         """A constant with an encoding is stored as integers and dequantized; integers that carry one are just numbers."""

@@ -19,6 +19,8 @@ from qcc.ops import OnnxOperator
 
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+RUNTIME_TYPES = {"tensor(float)": "f32", "tensor(double)": "f64", "tensor(float16)": "f16", "tensor(bool)": "bool",
+                 **{f"tensor({sign}int{bits})": f"{sign or 'i'}{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}}
 SMALL = 4096           # constants up to this many elements are shown to type inference, which may need their values
 
 
@@ -40,13 +42,17 @@ def refuse(call: Call) -> str | None:
         return "control flow that depends on the data"
     if call.type in RANDOM:
         return "a random result"
-    if "Sequence" in call.type or call.type.startswith("Optional"):
+    if call.type.startswith(("Sequence", "Optional")) or call.type in ("ConcatFromSequence", "SplitToSequence"):
         return "sequences and optional values"
     return None
 
 
 def needs_conversion(call: Call) -> bool:
-    return operator_version(call.type, call.opset) != operator_version(call.type, OPSET)
+    """Whether the operator's definition differs between its opset and the one that graphs have.
+
+    Operators that are newer than that opset stay as they are: a graph with one of them is written in the newer opset.
+    """
+    return operator_version(call.type, OPSET) not in (None, operator_version(call.type, call.opset))
 
 
 def converted(c: Conversion, call: Call) -> list[onnx.NodeProto]:
@@ -64,7 +70,7 @@ def converted(c: Conversion, call: Call) -> list[onnx.NodeProto]:
         result = version_converter.convert_version(model, OPSET)
     except Exception as error:  # C++ errors of several kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Unsupported(f"cannot be converted from opset {call.opset} to {OPSET}: {reason}") from error
+        raise Unsupported(f"cannot be converted from opset {call.opset} to {OPSET}: {reason.rsplit(': ', 1)[-1]}") from error
     tensors = [helper.make_node("Constant", [], [t.name], value=t) for t in result.graph.initializer if t.name not in names]
     return [*tensors, *result.graph.node]
 
@@ -78,7 +84,9 @@ def generic(c: Conversion, call: Call) -> tuple[str, ...]:
     arrays = [c.constant(v) for v in call.inputs if v]
     if call.type == "Cast" and arrays and arrays[0] is not None:
         return (c.add_constant(cast_constant(arrays[0], _cast_type(call))),)
-    op = OnnxOperator(call.type, "", OPSET, _arguments(call), tuple(i for i, v in enumerate(call.inputs) if not v), _results(c, call))
+    opset = OPSET if operator_version(call.type, OPSET) is not None else call.opset
+    absent = tuple(i for i, v in enumerate(call.inputs) if not v)
+    op = OnnxOperator(call.type, "", opset, _arguments(call), absent, _results(c, call, opset))
     if arrays and all(array is not None for array in arrays):
         try:
             return tuple(c.add_constant(np.asarray(result)) for result in evaluate_operator(op, *(a for a in arrays if a is not None)))
@@ -101,7 +109,7 @@ def _arguments(call: Call) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted((name, plain_attribute(value)) for name, value in call.attributes.items()))
 
 
-def _results(c: Conversion, call: Call) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _results(c: Conversion, call: Call, opset: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Element types and shapes of the outputs by ONNX's own inference, which sees the values of small constants."""
     node = onnx.NodeProto()
     node.CopyFrom(call.node)
@@ -111,13 +119,39 @@ def _results(c: Conversion, call: Call) -> tuple[tuple[str, tuple[int, ...]], ..
     given: dict[str, Array | None] = {f"x{i}": c.constant(v) for i, v in enumerate(call.inputs) if v}
     constants = {name: array for name, array in given.items() if array is not None and array.size <= SMALL}
     inputs = {f"x{i}": c.type(v) for i, v in enumerate(call.inputs) if v and f"x{i}" not in constants}
-    model = node_model(node, OPSET, inputs, dict.fromkeys(node.output), constants)
+    model = node_model(node, opset, inputs, dict.fromkeys(node.output), constants)
     try:
         inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except Exception as error:  # C++ errors of several kinds
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise Unsupported(f"its inputs do not fit: {lines[-1] if lines else error}") from error
+    if any(not value.type.tensor_type.HasField("shape") for value in inferred.graph.output):
+        return runtime_types(inferred)      # some operators have no inference in ONNX
     return tuple(_result(value) for value in inferred.graph.output)
+
+
+def runtime_types(model: onnx.ModelProto) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Types of a model's outputs as ONNX Runtime infers them.
+
+    Raises:
+        Unsupported: it cannot.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise Unsupported("the type of its result is not known") from error
+    results = []
+    for entry in session.get_outputs():
+        dtype = RUNTIME_TYPES.get(entry.type)
+        # No extents: the runtime does not tell a number from a tensor of unknown rank.
+        if dtype is None or not entry.shape or any(not isinstance(n, int) for n in entry.shape):
+            raise Unsupported("the shape of its result depends on the data")
+        results.append((dtype, tuple(entry.shape)))
+    return tuple(results)
 
 
 def _result(value: onnx.ValueInfoProto) -> tuple[str, tuple[int, ...]]:

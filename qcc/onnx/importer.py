@@ -102,7 +102,7 @@ def _nodes(c: Conversion, nodes: Iterable[onnx.NodeProto], opset: int) -> None:
         if reason is None and None not in inputs:
             try:
                 values = _node(c, call)
-                c.scope.update(zip(node.output, values, strict=False))
+                c.scope.update((name, value) for name, value in zip(node.output, values, strict=False) if name)
                 continue
             except Unsupported as error:
                 reason = str(error)
@@ -121,11 +121,12 @@ def _node(c: Conversion, call: Call) -> tuple[str, ...]:
     handler = TABLE.get(call.type)
     result = handler(c, call) if handler else None
     if result is None and needs_conversion(call):
+        before = len(c.problems)
         _nodes(c, converted(c, call), OPSET)
-        values = tuple(c.scope[name] or "" for name in call.node.output if name)
-        if "" in values:
-            raise Unsupported(f"is not supported after conversion from opset {call.opset} to {OPSET}")
-        return values
+        inner, c.problems[before:] = c.problems[before:], []
+        if inner:
+            raise Unsupported(inner[0].rsplit("): ", 1)[-1])
+        return tuple(c.scope.get(name) or "" for name in call.node.output)
     if result is None:
         result = generic(c, call)
     values = (result,) if isinstance(result, str) else result

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import checker, external_data_helper, inliner
+from onnx import checker, external_data_helper, inliner, shape_inference, version_converter
 
 from qcc.errors import ModelError, UsageError
 
-OLDEST_OPSET = 7       # older ones broadcast by other rules
+OLDEST_OPSET = 7       # older ones broadcast by other rules, and are converted to this one
 Source = str | Path | bytes | onnx.ModelProto
 
 
@@ -29,8 +29,7 @@ def load_model(source: Source) -> onnx.ModelProto:
     _check(label, model)
     opset = standard_opset(model)
     if opset < OLDEST_OPSET:
-        raise ModelError(f"{label}: uses opset {opset} of ONNX; opsets from {OLDEST_OPSET} on are supported. "
-                         "Export the model again with a newer opset, or convert it with onnx.version_converter.")
+        model = _modernized(label, model, opset)
     if model.functions:
         try:
             model = inliner.inline_local_functions(model)
@@ -38,6 +37,15 @@ def load_model(source: Source) -> onnx.ModelProto:
             raise ModelError(f"{label}: its local functions cannot be inlined ({_first_line(error)}). "
                              "The model is not valid ONNX.") from error
     return model
+
+
+def _modernized(label: str, model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The model in the oldest opset that is imported as it is."""
+    try:
+        return version_converter.convert_version(shape_inference.infer_shapes(model), OLDEST_OPSET)
+    except Exception as error:  # C++ errors of several kinds
+        raise ModelError(f"{label}: uses opset {opset} of ONNX and cannot be converted to opset {OLDEST_OPSET} "
+                         f"({_first_line(error).rsplit(': ', 1)[-1]}). Export the model again with a newer opset.") from error
 
 
 def standard_opset(model: onnx.ModelProto) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from qcc.ir import Array
 from qcc.onnx.conversion import Call, Conversion, converts
-from qcc.ops import Add, Binary, Clip, Divide, Function, Multiply, PRelu, Subtract
+from qcc.ops import Add, Binary, Clip, Divide, Function, Multiply, PRelu, Reshape, Subtract
 
 INFINITY = float("inf")
 
@@ -57,8 +57,14 @@ def gelu(c: Conversion, call: Call) -> str | None:
 
 @converts("Swish")
 def swish(c: Conversion, call: Call) -> str | None:
-    plain = c.is_float(call.inputs[0]) and call.get("alpha", 1.0) == 1.0
-    return c.emit(Function("silu"), call.inputs[0]) if plain else None
+    """x * sigmoid(alpha * x)."""
+    x, alpha = call.inputs[0], call.get("alpha", 1.0)
+    if not c.is_float(x):
+        return None
+    if alpha == 1.0:
+        return c.emit(Function("silu"), x)
+    scaled = c.emit(Multiply(), x, c.add_constant(np.array(alpha, c.type(x).dtype.numpy)))
+    return c.emit(Multiply(), x, c.emit(Function("sigmoid"), scaled))
 
 
 @converts("Pow")
@@ -71,7 +77,14 @@ def power(c: Conversion, call: Call) -> str | None:
 
 @converts("PRelu")
 def prelu(c: Conversion, call: Call) -> str | None:
-    return c.emit(PRelu(), *call.inputs) if c.is_float(*call.inputs) else None
+    """Before opset 7 a list of slopes is one per channel; the conversion to opset 7 leaves it so."""
+    x, slope = call.inputs
+    if not c.is_float(x, slope):
+        return None
+    shape, slopes = c.shape(x), c.shape(slope)
+    if len(slopes) == 1 and len(shape) > 2 and slopes[0] == shape[1] and slopes[0] not in (1, shape[-1]):
+        slope = c.emit(Reshape((slopes[0], *[1] * (len(shape) - 2))), slope)
+    return c.emit(PRelu(), x, slope)
 
 
 @converts("Relu")
