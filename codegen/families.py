@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from qcc.codegen.groups import Group
+from qcc.codegen.island import Island
 from qcc.codegen.kernel import Kernel, View
 from qcc.codegen.placing import Capabilities, Place
 from qcc.codegen.target import Target
@@ -30,12 +31,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Site:
-    """Where a group is planned: the graph, the places of its values, the target."""
+    """Where a group is planned: the graph, the places of its values, the target, and the float nodes that are lowered already."""
 
     graph: Graph
     places: Mapping[str, Place]
     target: Target
     group: Group
+    islands: Mapping[str, Island]
 
     @property
     def label(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from qcc.codegen.families import Call, Scratch, Site, choose
 from qcc.codegen.groups import Group, group
+from qcc.codegen.island import Island
 from qcc.codegen.kernel import View
 from qcc.codegen.memory import Lifetime, plan_arena
 from qcc.codegen.moves import copy
@@ -38,18 +39,19 @@ class ConstantPool:
         return Address(Space.CONSTANT, self.known[key])
 
 
-def plan(graph: Graph, target: Target, name: str) -> Program:
+def plan(graph: Graph, target: Target, name: str, islands: Mapping[str, Island] | None = None) -> Program:
     """Choose kernels, lay out memory and constants.
 
     Args:
         name: C identifier of the library.
+        islands: the float nodes, lowered (`floats.make_islands`).
     """
     groups = group(graph)
     family = {entry.outputs[0]: choose(FAMILIES, graph, entry) for entry in groups}
     places = dict(Placer(graph, groups, lambda entry: family[entry.outputs[0]].capabilities).run())
     calls = _stage_inputs(graph, groups, places)
     for entry in groups:
-        calls += family[entry.outputs[0]].plan(Site(graph, places, target, entry))
+        calls += family[entry.outputs[0]].plan(Site(graph, places, target, entry, islands or {}))
     ports, copies = _output_ports(graph, groups, places)
     calls += copies
     roots = _root_addresses(graph, ports)

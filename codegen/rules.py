@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 
 from qcc.codegen.families import Call, Family, Site
+from qcc.codegen.floats import is_island, plan_island
 from qcc.codegen.groups import Group
 from qcc.codegen.kernel import View
 from qcc.codegen.moves import is_move, plan_move
@@ -212,5 +213,6 @@ FAMILIES: tuple[Family, ...] = (
     Family("move", is_move, STRIDED, plan_move),
     Family("quantize", is_quantize, SCATTERED, plan_quantizes),
     Family("dequantize", is_dequantize, SCATTERED, plan_dequantizes),
+    Family("float", is_island, DENSE, plan_island),
     Family("generic", takes_anything, DENSE, plan_generic),
 )

@@ -12,12 +12,13 @@ from typing import Any
 
 from qcc import golden
 from qcc.artifact import Artifact
+from qcc.codegen.floats import make_islands
 from qcc.codegen.plan import plan
 from qcc.codegen.target import find_target
 from qcc.codegen.worker import KernelCompiler
 from qcc.errors import DataError, UsageError
 from qcc.ir import Graph, Pipeline, TensorType, dump, verify
-from qcc.onnx import FloatRunner, import_model
+from qcc.onnx import FloatRunner, export_node, import_model
 from qcc.passes.calibrate import Batches, Range, collect
 from qcc.passes.integer import prove, to_integer
 from qcc.passes.quantize import Placement, encode, place
@@ -58,7 +59,8 @@ def compile_model(model: Any, calibration: Calibration | None, recipe: Recipe, p
         integer = to_integer(quantized, placement, recipe.io == "integer")            # QDQ -> INTEGER: dyadic multipliers
         verify(integer)
         bounds = prove(integer)                                                       # no integer can overflow
-        program = plan(integer, target, recipe.name)                                  # kernels, memory, constants
+        islands = make_islands(integer, kernels, export_node)                         # float nodes, through TVM's front end
+        program = plan(integer, target, recipe.name, islands)                         # kernels, memory, constants
         objects = kernels.compile(program.kernels, Path(folder.name), lambda done, total: progress("kernels", done, total))
         texts = golden.texts(integer, program, recipe, ranges, bounds, graph_digest(imported))    # what travels along
     return Artifact(recipe, target, graph, quantized, integer, program, tuple(objects), texts, summarize(integer, program), folder)
