@@ -43,6 +43,8 @@ class MinMax:
     high: float = float("-inf")
 
     def observe(self, values: Array, turn: int) -> None:
+        if not values.size:
+            return
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             raise DataError(f"values reach {low}..{high}, expected finite numbers")

@@ -16,6 +16,7 @@ from qcc.ir import Array, Encoding, Graph, GraphBuilder, Stage
 from qcc.ops import Clamp, Dequantize, Quantize, Requantize, Transpose
 from qcc.passes.quantize import Placement
 
+SATURATING = 2.0**24          # a factor that takes every integer but the zero point beyond all that 16 bits hold; more changes nothing
 Layout = tuple[int, ...]
 CHANNELS_LAST: Layout = (0, 2, 3, 1)
 
@@ -161,12 +162,14 @@ class Lowering:
             return
         encoding, builder = self.encoding(name), self.builder
         scale, zero = encoding.scale[0], encoding.zero_point[0]
-        form = dyadic([t.factor / scale for t in exact.terms], [t.bound for t in exact.terms], max(abs(v) for v in encoding.dtype.range))
+        factors = [np.clip(t.factor / scale, -SATURATING, SATURATING) for t in exact.terms]
+        form = dyadic(factors, [t.bound for t in exact.terms], max(abs(v) for v in encoding.dtype.range))
         inputs = []
         for position, (term, multiplier) in enumerate(zip(exact.terms, form.multipliers, strict=True)):
             inputs += [term.value, builder.constant(multiplier, f"{name}@multiplier" + (str(position) if position else ""))]
         bounds = np.array([exact.low, exact.high]) / scale + zero
         low, high = (np.clip(np.rint(b), *encoding.dtype.range).astype(np.int64) for b in bounds)
+        low = np.minimum(low, high)      # crossed bounds: the upper one wins
         op = Requantize(tuple(t.zero_point for t in exact.terms), form.shift, zero, int(low.min()), int(high.max()), encoding.dtype)
         plain = len(set(low)) == len(set(high)) == 1
         target = builder.fresh(name + suffix(exact.layout))

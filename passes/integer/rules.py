@@ -14,10 +14,10 @@ from qcc.arith import accumulator_bounds
 from qcc.errors import ModelError
 from qcc.ir import Array, Node
 from qcc.ops import (
-    Clip, Convolution, Function, IntegerConvolution, IntegerMatMul, IntegerMultiply, Lookup, Pad, Reshape, Subtract,
+    Clip, Convolution, Function, IntegerConvolution, IntegerMatMul, IntegerMultiply, Lookup, Pad, Reshape, Subtract, Transpose,
 )
 from qcc.ops.functions import apply_function
-from qcc.passes.integer.lowering import CHANNELS_LAST, Exact, Lowering, Term, logical, stored_constant
+from qcc.passes.integer.lowering import CHANNELS_LAST, Exact, Lowering, Term, logical, stored_constant, suffix
 from qcc.passes.quantize.forms import data_inputs
 
 CONSTANT_LEVELS = 2**20      # resolution of a constant addend: far below one step of any 8-bit result
@@ -92,13 +92,23 @@ def addend(lowering: Lowering, name: str, shape: tuple[int, ...], layout: tuple[
     rank = source.types[name].rank
     if rank == len(shape):
         return (lowering.term(name, layout, sign),)
-    term = lowering.term(name, logical(rank), sign)      # lower rank: give it leading extents 1, then the layout of the rest
-    full = (1,) * (len(shape) - rank) + source.types[name].shape
-    op = Reshape(tuple(full[axis] for axis in layout))
-    if [axis for axis in layout if full[axis] > 1] != [axis for axis in range(len(full)) if full[axis] > 1]:
-        raise ModelError(f"sum %{hint}: an operand of shape {list(source.types[name].shape)} against {list(shape)} is not supported")
-    value = lowering.builder.add(op, [term.value], [lowering.builder.fresh(f"{name}@expanded")], lowering.encoding(name))
-    return (replace(term, value=value),)
+    return (expanded_term(lowering, name, len(shape), layout, sign),)
+
+
+def expanded_term(lowering: Lowering, name: str, rank: int, layout: tuple[int, ...], sign: float = 1.0) -> Term:
+    """An encoded value of a lower rank as an addend: it gets leading extents of 1, then the layout of the others."""
+    type, builder, encoding = lowering.source.types[name], lowering.builder, lowering.encoding(name)
+    term = lowering.term(name, logical(type.rank), sign)
+    full = (1,) * (rank - type.rank) + type.shape
+    axes = [axis for axis in layout if full[axis] > 1]
+    if axes == sorted(axes):
+        shape, permutation = tuple(full[axis] for axis in layout), logical(rank)
+    else:
+        shape, permutation = full, layout
+    value = builder.add(Reshape(shape), [term.value], [builder.fresh(f"{name}@expanded")], encoding)
+    if permutation != logical(rank):
+        value = builder.add(Transpose(permutation), [value], [builder.fresh(f"{name}@expanded")], encoding)
+    return replace(term, value=value)
 
 
 def add(lowering: Lowering, node: Node) -> None:
@@ -124,7 +134,7 @@ def multiply(lowering: Lowering, node: Node) -> None:
         exact = lowering.exact.get(data[0])
         layout = exact.layout if exact else lowering.best_layout(data, rank)
         factor = stored_constant(source.constants[constant].astype(np.float64), layout)
-        terms = exact.terms if exact else (lowering.term(data[0], layout),)
+        terms = exact.terms if exact else addend(lowering, data[0], source.types[name].shape, layout, 1.0, name)
         lowering.settle(name, Exact(tuple(replace(t, factor=t.factor * factor) for t in terms), layout))
         return
     layout = lowering.best_layout(data, rank)
@@ -157,9 +167,9 @@ def table(lowering: Lowering, node: Node) -> None:
         slope = source.constants[node.inputs[1]].astype(np.float64).reshape(-1, 1)
         y = np.where(x >= 0, x, slope * x)[0 if slope.size == 1 else slice(None)]
         layout = layout if slope.size == 1 else CHANNELS_LAST
-    if not np.all(np.isfinite(y)):      # a pole or a domain error inside the range: the nearest finite neighbour is not the function
-        y = np.nan_to_num(y, nan=0.0)
-    value = lowering.builder.constant(after.quantize(y), f"{name}@table")
+    # A pole or a domain error inside the range: infinity is the end of the output's range, and what is no number is 0.0.
+    ends = after.dequantize(np.array(after.range)).astype(np.float64)
+    value = lowering.builder.constant(after.quantize(np.clip(np.where(np.isnan(y), 0.0, y), *ends)), f"{name}@table")
     x_name = lowering.get(node.inputs[0], layout)
-    target = lowering.builder.fresh(name + ("@nhwc" if layout == CHANNELS_LAST else ""))
+    target = lowering.builder.fresh(name + suffix(layout))
     lowering.put(name, layout, lowering.builder.add(Lookup(), [x_name, value], [target], after))
