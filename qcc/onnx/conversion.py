@@ -12,6 +12,9 @@ from onnx import helper
 
 from qcc.errors import ModelError
 from qcc.ir import Array, GraphBuilder, Node, Op, TensorType
+from qcc.onnx.inputs import element_type, type_name
+
+LARGEST_CONSTANT = 2**31 - 1       # bytes; ONNX files cannot hold more in one piece, either
 
 
 class Unsupported(Exception):
@@ -65,6 +68,9 @@ def tensor_array(tensor: onnx.TensorProto) -> Array:
     Raises:
         ModelError: NaN, or infinity in more than a single number; or data that does not fit the declared shape.
     """
+    if element_type(tensor.data_type) is None:
+        raise ModelError(f"tensor {tensor.name!r}: elements of type {type_name(tensor.data_type)} are not supported; export the model with "
+                         "float32 weights.")
     try:
         array: Array = onnx.numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError) as error:
@@ -137,9 +143,13 @@ class Conversion:
         return self.emit_all(op, inputs)[0]
 
     def emit_all(self, op: Op, inputs: tuple[str, ...], outputs: int = 1) -> tuple[str, ...]:
-        arrays = [self.constant(name) for name in inputs if name]
-        if arrays and all(a is not None for a in arrays):
-            return tuple(self.add_constant(a) for a in op.evaluate(*(a for a in arrays if a is not None)))
+        names = [name for name in inputs if name]
+        arrays = [array for array in map(self.constant, names) if array is not None]
+        if arrays and len(arrays) == len(names):
+            size = sum(type.bytes for type in op.infer(*map(TensorType.of, arrays)))
+            if size > LARGEST_CONSTANT:
+                raise Unsupported(f"computes a constant of {size} bytes; at most {LARGEST_CONSTANT} are taken")
+            return tuple(map(self.add_constant, op.evaluate(*arrays)))
         names = []
         for index in range(outputs):
             names.append(self.builder.fresh(f"{self.hint}/{op}" + (f".{index}" if index else "")))

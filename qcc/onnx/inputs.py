@@ -14,13 +14,13 @@ Dim = int | str | None      # fixed, named, or unknown
 
 _ELEMENTS: dict[int, str] = {
     onnx.TensorProto.FLOAT: "f32", onnx.TensorProto.DOUBLE: "f64", onnx.TensorProto.FLOAT16: "f16", onnx.TensorProto.BOOL: "bool",
-    **{getattr(onnx.TensorProto, f"{sign}INT{bits}"): f"{'u' if sign else 'i'}{bits}" for sign in ("", "U") for bits in (4, 8, 16, 32, 64)},
+    **{getattr(onnx.TensorProto, f"{sign}INT{bits}"): f"{'u' if sign else 'i'}{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
 }
 _CODES = {name: code for code, name in _ELEMENTS.items()}
 
 
 def element_type(code: int) -> DType | None:
-    """The element type for a code of TensorProto, or None where the IR has none (strings, complex, bfloat16, float8)."""
+    """The element type for a code of TensorProto, or None where the IR has none (strings, complex, bfloat16, 8-bit floats, packed 4-bit integers)."""
     return DType.parse(_ELEMENTS[code]) if code in _ELEMENTS else None
 
 
@@ -37,7 +37,8 @@ def element_code(dtype: DType) -> int:
 
 
 def type_name(code: int) -> str:
-    return str(onnx.TensorProto.DataType.Name(code))
+    known = onnx.TensorProto.DataType
+    return str(known.Name(code)) if code in known.values() else f"number {code}"
 
 
 def input_types(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorType]:

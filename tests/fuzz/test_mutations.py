@@ -16,7 +16,9 @@ from qcc.models import zoo
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-MUTANTS, WHOLE = 130, 1
+MUTANTS, WHOLE = 250, 1
+# What must not be the answer to a bad model: other exceptions than qcc's, and qcc's word for its own mistakes.
+BUGS = ("BUG", "GraphError", "PassError", "CodegenError")
 SECONDS, SECONDS_EACH = 240.0, 20.0
 
 
@@ -41,7 +43,7 @@ def test_mutants_end_in_errors_of_qcc(model: str, tmp_path: Path) -> None:
     results, death = fuzz(model, tmp_path / "work")
     assert not death, death
     assert len(results) == MUTANTS
-    bugs = [f"mutant {r['seed']}: {r['message']}" for r in results if r["kind"] == "BUG"]
+    bugs = [f"mutant {r['seed']}: {r['kind']}: {r['message']}" for r in results if r["kind"] in BUGS]
     assert not bugs, f"{len(bugs)} mutants broke the compiler:\n" + "\n".join(bugs[:5])
     slow = [(r["seed"], r["seconds"]) for r in results if r["seconds"] > SECONDS_EACH]
     assert not slow, f"mutants that took too long: {slow}"

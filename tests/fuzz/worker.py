@@ -10,7 +10,8 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from qcc.codegen.plan import plan
 from qcc.codegen.target import TARGETS
 from qcc.compiler import compile_model, measure
 from qcc.data import calibration_batches
-from qcc.errors import QccError
+from qcc.errors import DataError, QccError
 from qcc.ir import Pipeline, TensorType, verify
 from qcc.ir.types import Array
 from qcc.onnx import import_model
@@ -34,7 +35,9 @@ TARGET = TARGETS["x86-64-avx2"]
 
 
 def batches(inputs: Mapping[str, TensorType]) -> list[dict[str, Array]]:
-    """Two random batches."""
+    """Two random batches; DataError for inputs of a size that nobody has data for."""
+    if sum(type.bytes for type in inputs.values()) > MEMORY // 100:
+        raise DataError("the inputs are too large")
     random = np.random.default_rng(0)
     return [{name: random.standard_normal(t.shape).astype(t.dtype.numpy) for name, t in inputs.items()} for _ in range(2)]
 
@@ -64,13 +67,10 @@ def whole(content: bytes, folder: Path) -> None:
         raise
 
 
-def attempt(content: bytes, folder: Path | None) -> tuple[str, str]:
+def attempt(compile: Callable[[], None]) -> tuple[str, str]:
     """What became of a mutant: "ok", the kind of qcc's error, or "BUG", with the message."""
     try:
-        to_program(content)
-        if folder is not None:
-            folder.mkdir()
-            whole(content, folder)
+        compile()
     except QccError as error:
         return type(error).__name__, str(error)
     except Exception as error:  # what the test is about: nothing else may come out
@@ -88,8 +88,13 @@ def main() -> None:
     for seed in range(first, first + count):
         print(json.dumps({"begin": seed}), flush=True)
         start = time.perf_counter()
-        kind, message = attempt(mutant(model, seed), work / str(seed) if left else None)
-        left -= kind == "ok" and left > 0
+        content = mutant(model, seed)
+        kind, message = attempt(partial(to_program, content))
+        if kind == "ok" and left:
+            left -= 1
+            folder = work / str(seed)
+            folder.mkdir()
+            kind, message = attempt(partial(whole, content, folder))
         print(json.dumps({"seed": seed, "kind": kind, "message": message, "seconds": time.perf_counter() - start}), flush=True)
 
 
