@@ -36,17 +36,18 @@ def flatten(function: Any) -> Any:
 
 @dataclass(frozen=True)
 class Call:
-    """One flat function as part of a kernel: for each of its parameters the operand that it stands for, or a place in the workspace."""
+    """One flat function as part of a kernel, and where each of its parameters lies."""
 
     function: Any
-    arguments: tuple[int | Place, ...]
+    arguments: tuple[Place, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A byte offset into the workspace, the last operand of its kernel."""
+    """The start of an operand, or a byte offset into an operand of bytes."""
 
-    offset: int
+    operand: int
+    offset: int = 0
 
 
 def raw_function(views: Sequence[View], calls: Sequence[Call], internal: int = 0) -> Any:
@@ -64,15 +65,14 @@ def raw_function(views: Sequence[View], calls: Sequence[Call], internal: int = 0
     bodies = []
     for call in calls:
         for buffer, argument in zip(call.function.params, call.arguments, strict=True):
-            memory = function.operands[argument if isinstance(argument, int) else -1]
-            function.append(tirx.DeclBuffer(buffer, data=_pointer(memory, 0 if isinstance(argument, int) else argument.offset)))
+            function.append(tirx.DeclBuffer(buffer, data=_pointer(function.operands[argument.operand], argument.offset)))
         for buffer in large_buffers(call.function):
             if len(views) == 0 or views[-1].dtype != U8 or internal + bytes_of(buffer) > views[-1].span:
                 raise CodegenError(f"an intermediate result of {bytes_of(buffer)} bytes needs a workspace; the stack holds {STACK_BYTES}")
             function.append(tirx.DeclBuffer(buffer, data=_pointer(function.operands[-1], internal)))
             internal += aligned(bytes_of(buffer))
         bodies.append(_without_large(call.function.body))
-    if len(bodies) == 1 and _marked(bodies[0]):
+    if len(bodies) == 1 and marked_tasks(bodies[0]):
         function.append(_with_tasks(bodies[0], function.begin, function.end))
     else:
         with function.when(tirx.all(function.begin <= 0, function.end > 0)):
@@ -119,13 +119,14 @@ def _without_large(body: Any) -> Any:
     return tvm_ffi.structural_map(body, (tirx.AllocBuffer, drop))
 
 
-def _marked(body: Any) -> bool:
+def marked_tasks(body: Any) -> int:
+    """Iterations of the marked loop, 0 if there is none."""
     import tvm_ffi
     from tvm import tirx
 
-    found = []
-    tvm_ffi.structural_walk(body, (tirx.For, lambda loop: found.append(MARK in loop.annotations)))
-    return any(found)
+    found = [0]
+    tvm_ffi.structural_walk(body, (tirx.For, lambda loop: found.append(int(loop.extent) if MARK in loop.annotations else 0)))
+    return max(found)
 
 
 def _with_tasks(body: Any, begin: Any, end: Any) -> Any:
@@ -136,6 +137,8 @@ def _with_tasks(body: Any, begin: Any, end: Any) -> Any:
     def bound(loop: Any) -> Any:
         if MARK not in loop.annotations:
             return loop
-        return tirx.For(loop.loop_var, begin, end - begin, tirx.ForKind.SERIAL, loop.body)
+        dtype = str(loop.extent.ty.dtype)    # some front ends count in int64
+        first, last = (edge if dtype == "int32" else tirx.Cast(dtype, edge) for edge in (begin, end))
+        return tirx.For(loop.loop_var, first, last - first, tirx.ForKind.SERIAL, loop.body)
 
     return tvm_ffi.structural_map(body, (tirx.For, bound))

@@ -12,7 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from qcc.codegen.kernel import View
-from qcc.codegen.raw import MARK, Call, flatten, raw_function
+from qcc.codegen.raw import MARK, Call, Place, flatten, raw_function
 from qcc.errors import CodegenError
 from qcc.ir import Op, TensorType
 
@@ -66,18 +66,19 @@ class TeKernel:
     def emit(self, target: Target) -> Any:
         from tvm import te
 
-        placeholders = [te.placeholder(view.shape, _name(view), f"x{number}") for number, view in enumerate(self.inputs)]
+        placeholders = [te.placeholder(view.shape, element_name(view), f"x{number}") for number, view in enumerate(self.inputs)]
         results = self.op.lower(placeholders, _types(self.outputs))
         function = te.create_prim_func([*(placeholders[position] for position in self.order), *results])
         flat = flatten(schedule(function))
-        return raw_function(self.operands, [Call(flat, tuple(range(len(self.operands))))])
+        return raw_function(self.operands, [Call(flat, tuple(Place(number) for number in range(len(self.operands))))])
 
 
 def _types(views: Sequence[View]) -> tuple[TensorType, ...]:
     return tuple(TensorType(view.dtype, view.shape) for view in views)
 
 
-def _name(view: View) -> str:
+def element_name(view: View) -> str:
+    """TVM's name of a view's element type."""
     return "bool" if view.dtype.kind == "b" else str(view.dtype.numpy)
 
 
@@ -121,26 +122,26 @@ def schedule(function: Any) -> Any:
     for block in work.get_child_blocks(root):
         if work.get(block).name_hint in outputs:
             continue
-        if any(_kinds(work, block)):
+        if any(loop_kinds(work, block)):
             reductions.append(block)
         else:
             work.compute_inline(block)
     for name in outputs:
-        place = _schedule_output(work, work.get_sblock(name), mark=len(outputs) == 1)
+        place = schedule_output(work, work.get_sblock(name), mark=len(outputs) == 1)
         for reduction in reductions:
             work.compute_at(reduction, place)
-            work.decompose_reduction(reduction, work.get_loops(reduction)[-sum(_kinds(work, reduction))])
+            work.decompose_reduction(reduction, work.get_loops(reduction)[-sum(loop_kinds(work, reduction))])
     return work.mod["main"]
 
 
-def _kinds(work: Any, block: Any) -> list[bool]:
+def loop_kinds(work: Any, block: Any) -> list[bool]:
     """Per loop variable of a block, whether it runs over a reduced axis."""
     return [int(variable.iter_type) == 2 for variable in work.get(block).iter_vars]     # 2 is IterVar.CommReduce
 
 
-def _schedule_output(work: Any, output: Any, mark: bool) -> Any:
+def schedule_output(work: Any, output: Any, mark: bool) -> Any:
     """Cut the loops of an output; returns the loop inside which everything that an inner row needs is computed."""
-    kinds, loops = _kinds(work, output), work.get_loops(output)
+    kinds, loops = loop_kinds(work, output), work.get_loops(output)
     spatial = [loop for loop, reduced in zip(loops, kinds, strict=True) if not reduced]
     reduced = [loop for loop, reduced in zip(loops, kinds, strict=True) if reduced]
     cut = _cut(tuple(int(work.get(loop).extent) for loop in spatial))
