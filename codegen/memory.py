@@ -36,8 +36,8 @@ class Arena:
 def plan_arena(buffers: Sequence[Lifetime]) -> Arena:
     """Offsets such that buffers alive at the same time do not overlap.
 
-    First fit in several orders (by size, by size times duration, by the busiest step that a buffer lives through); the smallest wins. Optimal packing
-    is NP-hard (dynamic storage allocation); networks' lifetimes are nested enough that this meets the bound or nearly.
+    First fit in several orders (by size, by size times duration, by the busiest step that a buffer lives through); the smallest wins.
+    Optimal packing is NP-hard (dynamic storage allocation); networks' lifetimes are nested enough that this meets the bound or nearly.
     """
     load = _load(buffers)
     peaks = [max(load[b.first:b.last + 1], default=0) for b in buffers]

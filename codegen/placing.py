@@ -82,7 +82,8 @@ class Placer:
                 self.parents[result] = (source, node)
         elif isinstance(op, Transpose):
             source = node.inputs[0]
-            if self._movable(source) and self._abilities[source].scattered and graph.only_user(source) is node:
+            direct = source in graph.producers and not isinstance(graph.producers[source].op, MOVES)      # nobody else writes into it
+            if direct and self._movable(source) and self._abilities[source].scattered and graph.only_user(source) is node:
                 self.parents[source] = (result, node)
         else:
             for name in dict.fromkeys(node.inputs):

@@ -42,10 +42,11 @@ def requantize(terms: Sequence[tuple[Array, Array, int]], shift: int, zero_point
     >>> requantize([(np.array([-3, -1, 1, 3]), np.array(1), 0)], 1, 10, 0, 255).tolist()   # x / 2, halves up
     [9, 10, 11, 12]
     """
-    total = np.int64(1) << np.int64(shift - 1)
+    total: Array = np.array(1 << (shift - 1), np.int64)
     for x, m, z in terms:
         total = total + (x.astype(np.int64) - z) * m.astype(np.int64)
-    return np.clip((total >> np.int64(shift)) + zero_point, low, high)
+    result: Array = np.clip((total >> np.int64(shift)) + zero_point, low, high)
+    return result
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def dyadic(factors: Sequence[Array], bounds: Sequence[int], offset: int) -> Dyad
     Raises:
         TypeMismatch: a factor is not finite or too large for int32.
     """
-    peak = max(float(np.max(np.abs(f), initial=0.0)) for f in factors)
+    peak = float(np.max([np.max(np.abs(f), initial=0.0) for f in factors], initial=0.0))      # NumPy's maximum lets no NaN go unseen
     if not np.isfinite(peak) or peak >= 2**30:
         raise TypeMismatch(f"a requantization factor of {peak:g} has no dyadic form (expected finite and below 2**30)")
     shift = 62 if peak == 0.0 else min(62, 30 - int(np.floor(np.log2(peak))))

@@ -35,8 +35,9 @@ def collect(
         DataError: no data, or values that are not finite.
     """
     observers = {name: make_observer(recipe) for name in values}
-    done = 0
+    done, expected = 0, 0
     for turn in range(max((o.passes for o in observers.values()), default=1)):
+        number = -1
         for number, feeds in enumerate(batches):
             results = evaluate(feeds)
             for name, observer in observers.items():
@@ -46,6 +47,10 @@ def collect(
                     raise DataError(f"calibration batch {number}, value {name!r}: {error}; check the data and its normalisation") from error
             done += 1
             progress(done)
+        if turn and number + 1 != expected:
+            seen = f"calibration pass {turn + 1} saw {number + 1} batches, the first {expected}"
+            raise DataError(f"{seen}; expected data that can be iterated again, such as a list")
+        expected = number + 1
     if not done:
         raise DataError("the calibration data holds no batch; expected at least one")
     return {name: observer.range() for name, observer in observers.items()}

@@ -6,8 +6,24 @@ from collections.abc import Callable, Mapping
 
 from qcc.ir import Graph, Node, Op
 from qcc.ops import (
-    Add, AveragePool, Clip, Concat, Convolution, Function, Gather, Interpolate, MatMul, MaxPool, Multiply, Pad, PRelu, ReduceMean,
-    Reshape, Slice, Subtract, Transpose,
+    Add,
+    AveragePool,
+    Clip,
+    Concat,
+    Convolution,
+    Function,
+    Gather,
+    Interpolate,
+    MatMul,
+    MaxPool,
+    Multiply,
+    Pad,
+    PRelu,
+    ReduceMean,
+    Reshape,
+    Slice,
+    Subtract,
+    Transpose,
 )
 from qcc.passes.integer import moves, rules
 from qcc.passes.integer.lowering import Lowering

@@ -9,7 +9,18 @@ import numpy as np
 
 from qcc.ir import Node
 from qcc.ops import (
-    AveragePool, Concat, Gather, IntegerInterpolate, Interpolate, MaxPool, Pad, ReduceMean, ReduceSum, Reshape, Transpose, WindowMax,
+    AveragePool,
+    Concat,
+    Gather,
+    IntegerInterpolate,
+    Interpolate,
+    MaxPool,
+    Pad,
+    ReduceMean,
+    ReduceSum,
+    Reshape,
+    Transpose,
+    WindowMax,
     WindowSum,
 )
 from qcc.ops.pool import Pool
@@ -76,7 +87,8 @@ def interpolate(lowering: Lowering, node: Node) -> None:
     (term,) = exact.terms
     lower, upper, weight = (lowering.source.constants[n] for n in node.inputs[1:])
     weights = np.rint(weight.astype(np.float64) * 2**BLEND_BITS).astype(np.int32)
-    tables = [builder.constant(a.astype(np.int32), f"{name}@{part}") for a, part in ((lower, "lower"), (upper, "upper"), (weights, "weight"))]
+    arrays = {"lower": lower, "upper": upper, "weight": weights}
+    tables = [builder.constant(array.astype(np.int32), f"{name}@{part}") for part, array in arrays.items()]
     axis = exact.layout.index(op.axis)
     value = builder.add(IntegerInterpolate(axis, BLEND_BITS), [term.value, *tables], [builder.fresh(f"{name}@blend")])
     grown = Term(value, term.factor / 2**BLEND_BITS, term.zero_point << BLEND_BITS, term.bound << BLEND_BITS)
@@ -88,12 +100,10 @@ def move(lowering: Lowering, node: Node) -> None:
     name, op = node.outputs[0], node.op
     rank, encoding = lowering.source.types[name].rank, lowering.encoding(name)
     data = node.inputs if isinstance(op, Concat) else node.inputs[:1]
-    layout = lowering.best_layout(data, rank) if lowering.source.types[data[0]].rank == rank else logical(lowering.source.types[data[0]].rank)
+    source_rank = lowering.source.types[data[0]].rank
+    layout = lowering.best_layout(data, rank) if source_rank == rank else logical(source_rank)
     if isinstance(op, Pad):
-        zero = encoding.zero_point[0]
-        real = float(op.value)
-        integer = float(np.clip(np.rint(real / encoding.scale[0] + zero), *encoding.range)) if np.isfinite(real) else encoding.range[real > 0]
-        op = replace(op, value=int(integer))
+        op = replace(op, value=int(encoding.quantize(np.array(op.value, np.float64))))
     moved = op if layout == logical(len(layout)) else op.transposed(layout)
     if moved is None:
         layout, moved = logical(len(layout)), op

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from qcc.arith import INT32_MAX, INT64_MAX, accumulator_bounds
 from qcc.errors import ModelError
 from qcc.ir import Graph, Node
 from qcc.ops import (
-    IntegerConvolution, IntegerInterpolate, IntegerMatMul, IntegerMultiply, ReduceSum, Requantize, WindowSum,
+    IntegerConvolution,
+    IntegerInterpolate,
+    IntegerMatMul,
+    IntegerMultiply,
+    ReduceSum,
+    Requantize,
+    WindowSum,
 )
 
 
@@ -65,7 +69,9 @@ def _accumulator(graph: Graph, node: Node, reach: dict[str, tuple[int, int]]) ->
         low, high = _range(graph, node.inputs[0], reach)
         lowest, highest = accumulator_bounds(graph.constants[node.inputs[1]], graph.constants[node.inputs[2]], low, high)
         return int(lowest.min()), int(highest.max())
-    low, high = _range(graph, node.inputs[0], reach) if node.inputs and isinstance(op, (IntegerInterpolate, IntegerMultiply, ReduceSum, WindowSum)) else (0, 0)
+    if not isinstance(op, IntegerInterpolate | IntegerMultiply | ReduceSum | WindowSum):
+        return None
+    low, high = _range(graph, node.inputs[0], reach)
     if isinstance(op, IntegerInterpolate):
         return low << op.bits, high << op.bits
     if isinstance(op, ReduceSum):
@@ -74,18 +80,17 @@ def _accumulator(graph: Graph, node: Node, reach: dict[str, tuple[int, int]]) ->
     if isinstance(op, WindowSum):
         count = op.kernel[0] * op.kernel[1]
         return min(0, low * count), max(0, high * count)
-    if isinstance(op, IntegerMultiply):
-        ranges = [(a - z, b - z) for (a, b), z in zip((_range(graph, n, reach) for n in node.inputs), op.zero_points, strict=True)]
-        products = [a * b for a in ranges[0] for b in ranges[1]]
-        return min(products), max(products)
-    return None
+    ranges = [(a - z, b - z) for (a, b), z in zip((_range(graph, n, reach) for n in node.inputs), op.zero_points, strict=True)]
+    products = [a * b for a in ranges[0] for b in ranges[1]]
+    return min(products), max(products)
 
 
 def _sum(graph: Graph, node: Node, op: Requantize, reach: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    """The 64-bit sum with rounding, and with the zero point folded in as kernels may do while it fits."""
+    """The 64-bit sum with rounding, without and with the zero point folded in, as kernels may have it."""
     low = high = 1 << (op.shift - 1)
     for value, multiplier, zero in zip(node.inputs[::2], node.inputs[1::2], op.zero_points, strict=True):
-        m = graph.constants[multiplier].astype(np.int64)
+        m = graph.constants[multiplier]
         ends = [(end - zero) * factor for end in _range(graph, value, reach) for factor in (int(m.min()), int(m.max()))]
         low, high = low + min(ends), high + max(ends)
-    return low, high
+    zero = op.zero_point << op.shift
+    return min(low, low + zero), max(high, high + zero)

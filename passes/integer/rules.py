@@ -14,7 +14,17 @@ from qcc.arith import accumulator_bounds
 from qcc.errors import ModelError
 from qcc.ir import Array, Node
 from qcc.ops import (
-    Clip, Convolution, Function, IntegerConvolution, IntegerMatMul, IntegerMultiply, Lookup, Pad, Reshape, Subtract, Transpose,
+    Clip,
+    Convolution,
+    Function,
+    IntegerConvolution,
+    IntegerMatMul,
+    IntegerMultiply,
+    Lookup,
+    Pad,
+    Reshape,
+    Subtract,
+    Transpose,
 )
 from qcc.ops.functions import apply_function
 from qcc.passes.integer.lowering import CHANNELS_LAST, Exact, Lowering, Term, logical, stored_constant, suffix
@@ -36,7 +46,8 @@ def folded_bias(lowering: Lowering, node: Node, weights: Array, scales: Array) -
     low, high = accumulator_bounds(weights, bias, *encoding.dtype.range)
     bound = max(-int(low.min()), int(high.max()))
     if bound >= 2**31:
-        raise ModelError(f"{node.op} %{node.outputs[0]}: an accumulator could reach {bound}, more than int32 holds; the layer must be split")
+        where = f"{node.op} %{node.outputs[0]}"
+        raise ModelError(f"{where}: an accumulator could reach {bound}, more than int32 holds; the layer must be split")
     return bias.astype(np.int32), bound
 
 
@@ -84,8 +95,8 @@ def addend(lowering: Lowering, name: str, shape: tuple[int, ...], layout: tuple[
     if name in source.constants:
         array = stored_constant(sign * source.constants[name].astype(np.float64), layout)
         peak = float(np.abs(array).max(initial=0.0))
-        step = peak / CONSTANT_LEVELS if peak else 1.0
-        value = lowering.builder.constant(np.rint(array / step).astype(np.int32), f"{hint}@addend")
+        step = peak / CONSTANT_LEVELS
+        value = lowering.builder.constant(np.rint(array / (step or 1.0)).astype(np.int32), f"{hint}@addend")
         return (Term(value, np.array(step), 0, CONSTANT_LEVELS),)
     if name in lowering.exact:
         return tuple(replace(term, factor=sign * term.factor) for term in lowering.exact[name].terms)
@@ -139,7 +150,8 @@ def multiply(lowering: Lowering, node: Node) -> None:
         return
     layout = lowering.best_layout(data, rank)
     a, b = (addend(lowering, n, source.types[name].shape, layout, 1.0, name)[0] for n in node.inputs)
-    product = lowering.builder.add(IntegerMultiply((a.zero_point, b.zero_point)), [a.value, b.value], [lowering.builder.fresh(f"{name}@product")])
+    target = lowering.builder.fresh(f"{name}@product")
+    product = lowering.builder.add(IntegerMultiply((a.zero_point, b.zero_point)), [a.value, b.value], [target])
     lowering.settle(name, Exact((Term(product, a.factor * b.factor, 0, a.bound * b.bound),), layout))
 
 

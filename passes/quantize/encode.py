@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from qcc.errors import ModelError
 from qcc.ir import Array, DType, Encoding, Graph, Stage
 from qcc.ops import Convolution
 from qcc.passes.calibrate import Range
 from qcc.passes.quantize.forms import Form
 from qcc.passes.quantize.placement import Placement
 
-BIAS_LIMIT = 2**29          # a bias may use a quarter of int32, the products the rest
+BIAS_LIMIT = 2**24          # far below int32's end, and so small that multipliers of 30 bits keep a bias within 2**-7 of a step
 SMALLEST_SCALE = 2.0**-100  # keeps scales and their products far from float32's and the dyadic form's ends
 
 
@@ -34,7 +35,12 @@ def weight_encoding(weights: Array, bias: Array | None, input_scale: float, bits
     """Symmetric, one scale per output channel, and large enough that the bias fits the accumulator at that scale.
 
     Channels of zeros exist in real networks; their scale is whatever their bias needs.
+
+    Raises:
+        ModelError: weights or bias are not finite.
     """
+    if not (np.all(np.isfinite(weights)) and (bias is None or np.all(np.isfinite(bias)))):
+        raise ModelError("weights or a bias hold NaN or infinity, expected finite numbers; look for where training went wrong")
     others = tuple(i for i in range(weights.ndim) if i != axis)
     levels = (1 << (bits - 1)) - 1
     scale = np.abs(weights).max(axis=others).astype(np.float64) / levels
@@ -58,7 +64,10 @@ def encode(graph: Graph, placement: Placement, ranges: Mapping[str, Range], weig
             weight = node.inputs[1]
             bias = constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
             axis = 0 if isinstance(node.op, Convolution) else 1
-            encoding = weight_encoding(constants[weight], bias, encodings[node.inputs[0]].scale[0], weight_bits, axis)
+            try:
+                encoding = weight_encoding(constants[weight], bias, encodings[node.inputs[0]].scale[0], weight_bits, axis)
+            except ModelError as error:
+                raise ModelError(f"{node.op} %{node.outputs[0]}, weights %{weight}: {error}") from error
             if weight in encodings:    # a second reader of the same weights has scales of its own
                 copy = f"{weight}@{node.outputs[0]}"
                 constants[copy], types[copy] = constants[weight], types[weight]

@@ -9,8 +9,24 @@ import numpy as np
 from qcc.ir import Graph, Node
 from qcc.ir.types import F32
 from qcc.ops import (
-    Add, AveragePool, Clip, Concat, Convolution, Function, Gather, Interpolate, MatMul, MaxPool, Multiply, Pad, PRelu, ReduceMean,
-    Reshape, Slice, Subtract, Transpose,
+    Add,
+    AveragePool,
+    Clip,
+    Concat,
+    Convolution,
+    Function,
+    Gather,
+    Interpolate,
+    MatMul,
+    MaxPool,
+    Multiply,
+    Pad,
+    PRelu,
+    ReduceMean,
+    Reshape,
+    Slice,
+    Subtract,
+    Transpose,
 )
 
 

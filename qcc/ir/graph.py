@@ -93,6 +93,8 @@ class Graph:
 def digest(array: Array) -> str:
     """SHA-256 over element type, shape and bytes."""
     head = f"{array.dtype.str}{array.shape}".encode()
+    if array.dtype.kind == "O":      # strings: the bytes of the array are addresses
+        return hashlib.sha256(head + repr(array.tolist()).encode("utf-8", "surrogatepass")).hexdigest()
     return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 

@@ -32,7 +32,7 @@ _CONST = re.compile(rf"const (?P<name>{_NAME}): {_TYPE} = (?P<value>.*)")
 _INPUT = re.compile(rf"input (?P<name>{_NAME}): {_TYPE}")
 _OUTPUT = re.compile(rf'output (?P<port>"(?:[^"\\]|\\.)*") = (?P<name>{_NAME})')
 _RESULT = re.compile(rf"(?P<name>{_NAME}): {_TYPE}(?:, )?")
-_CALL = re.compile(r" = (?P<op>\w+)\((?P<inputs>.*?)\)(?: (?P<attributes>\{.*\}))?$")
+_CALL = re.compile(rf" = (?P<op>\w+)\((?P<inputs>(?:(?:{_NAME}|_)(?:, )?)*)\)(?: (?P<attributes>\{{.*\}}))?$")
 
 
 def format_name(name: str) -> str:
@@ -96,7 +96,10 @@ def _parse_line(builder: GraphBuilder, line: str, constants: Mapping[str, Array]
     elif match := _CONST.fullmatch(line):
         _parse_constant(builder, match, constants)
     elif match := _OUTPUT.fullmatch(line):
-        builder.outputs[json.loads(match["port"])] = _name(match["name"])
+        port = json.loads(match["port"])
+        if port in builder.outputs:
+            raise GraphError(f"output {port!r} is defined a second time")
+        builder.outputs[port] = _name(match["name"])
     else:
         _parse_node(builder, line)
 
@@ -111,6 +114,9 @@ def _parse_constant(builder: GraphBuilder, match: re.Match[str], constants: Mapp
             raise GraphError(f"constant %{name}: the array does not have the digest that the text names")
     else:
         array = np.array(json.loads(value), type.dtype.numpy).reshape(type.shape)
+    if name in builder.types:
+        raise GraphError(f"constant %{name}: the name is already taken")
+    array = array.view()      # the caller's array stays as it was
     array.flags.writeable = False
     builder.constants[name], builder.types[name] = array, type
 
@@ -133,7 +139,7 @@ def _parse_node(builder: GraphBuilder, line: str) -> None:
 
 
 def _name(text: str) -> str:
-    return json.loads(text[1:]) if text.startswith('%"') else text[1:]  # type: ignore[no-any-return]
+    return str(json.loads(text[1:])) if text.startswith('%"') else text[1:]
 
 
 def _parse_type(text: str) -> TensorType:
@@ -160,10 +166,17 @@ def _literal(value: Any) -> str:
     return repr(value)
 
 
+class _NotANumber(ast.NodeTransformer):
+    """Reads the word nan as the number."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(float("nan")) if node.id == "nan" else node
+
+
 def _parse_attributes(kind: type[Op], text: str) -> dict[str, Any]:
     call = ast.parse(f"f({text[1:-1]})", mode="eval").body
     if not isinstance(call, ast.Call):
         raise GraphError(f"attributes {text!r} cannot be read")
-    values = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    values = {str(k.arg): ast.literal_eval(_NotANumber().visit(k.value)) for k in call.keywords}
     typed = {f.name for f in fields(kind) if f.type == "DType"}  # type: ignore[arg-type]  # operators are dataclasses
     return {name: DType.parse(value) if name in typed else value for name, value in values.items()}

@@ -127,12 +127,14 @@ class Encoding:
     def quantize(self, real: Array) -> Array:
         """Round to the nearest integer (ties to even), clamped to `range`; computed in float64."""
         scale, zero = self.arrays(real.ndim)
-        return np.clip(np.rint(real.astype(np.float64) / scale) + zero, *self.range).astype(self.dtype.numpy)
+        integers: Array = np.clip(np.rint(real.astype(np.float64) / scale) + zero, *self.range).astype(self.dtype.numpy)
+        return integers
 
     def dequantize(self, integers: Array) -> Array:
         """The float32 numbers that the integers stand for."""
         scale, zero = self.arrays(integers.ndim)
-        return ((integers.astype(np.int64) - zero) * scale).astype(np.float32)
+        real: Array = ((integers.astype(np.int64) - zero) * scale).astype(np.float32)
+        return real
 
 
 @dataclass(frozen=True, slots=True)

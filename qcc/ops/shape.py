@@ -43,7 +43,7 @@ class Transpose(Op):
         return (TensorType(inputs[0].dtype, tuple(inputs[0].shape[p] for p in self.permutation)),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:
-        return (np.ascontiguousarray(inputs[0].transpose(self.permutation)),)
+        return (inputs[0].transpose(self.permutation).copy(),)
 
     def lower(self, inputs: list[Any], outputs: tuple[TensorType, ...]) -> list[Any]:
         from tvm import topi
@@ -102,7 +102,8 @@ class Pad(Op):
         return (TensorType(inputs[0].dtype, shape),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:
-        return (np.pad(inputs[0], tuple(zip(self.before, self.after, strict=True)), constant_values=self.value),)
+        widths = tuple(zip(self.before, self.after, strict=True))
+        return (np.pad(inputs[0], widths, constant_values=self.value) if widths else inputs[0],)
 
     def lower(self, inputs: list[Any], outputs: tuple[TensorType, ...]) -> list[Any]:
         from tvm import tirx, topi

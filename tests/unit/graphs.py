@@ -11,14 +11,32 @@ from qcc.errors import TypeMismatch
 from qcc.ir import Array, Graph, GraphBuilder, Op, TensorType, interpret
 from qcc.ir.types import F32
 from qcc.ops import (
-    Add, AveragePool, BatchNormalization, Clip, Concat, Convolution, Divide, Function, Gather, Interpolate, MatMul, MaxPool, Multiply,
-    Pad, PRelu, ReduceMean, Reshape, Slice, Subtract, Transpose,
+    Add,
+    AveragePool,
+    BatchNormalization,
+    Clip,
+    Concat,
+    Convolution,
+    Divide,
+    Function,
+    Gather,
+    Interpolate,
+    MatMul,
+    MaxPool,
+    Multiply,
+    Pad,
+    PRelu,
+    ReduceMean,
+    Reshape,
+    Slice,
+    Subtract,
+    Transpose,
 )
 from qcc.passes.calibrate import Range, collect
 from qcc.recipe import Recipe
 
 Random = np.random.Generator
-FUNCTIONS = (("sigmoid", ()), ("tanh", ()), ("hardswish", ()), ("gelu", ()), ("leaky_relu", (0.1,)), ("abs", ()), ("elu", (1.0,)), ("erf", ()))
+FUNCTIONS = (("sigmoid", ()), ("tanh", ()), ("hardswish", ()), ("gelu", ()), ("leaky_relu", (0.1,)), ("abs", ()), ("elu", (1.0,)))
 MOST_ELEMENTS = 600
 
 
@@ -192,7 +210,8 @@ def reshape(d: Drawing) -> None:
     x = d.pick()
     assert x is not None
     shape, size = d.shape(x), d.type(x).size
-    choices = [(shape[0] if shape else 1, -1), (-1,), (size, 1), (1, 1, size), (1, size, 1, 1), (*shape, 1), (1, *shape), (1, shape[-1] if shape else 1, -1)]
+    first, last = (shape[0], shape[-1]) if shape else (1, 1)
+    choices = [(first, -1), (-1,), (size, 1), (1, 1, size), (1, size, 1, 1), (*shape, 1), (1, *shape), (1, last, -1)]
     chosen = choices[0 if d.chance(0.4) else d.number(0, len(choices) - 1)]
     d.add(Reshape(tuple(np.zeros(size).reshape(chosen).shape)), x)
 
@@ -250,8 +269,8 @@ def stay_float(d: Drawing) -> None:
 
 
 STEPS: tuple[Callable[[Drawing], None], ...] = (
-    convolution, convolution, convolution, matmul, matmul, arithmetic, arithmetic, arithmetic, clip, clip, function, prelu, pool, pool, mean,
-    interpolate, gather, reshape, reshape, transpose, cut, pad, concat, concat, stay_float,
+    convolution, convolution, convolution, matmul, matmul, arithmetic, arithmetic, arithmetic, clip, clip, function, prelu, pool, pool,
+    mean, interpolate, gather, reshape, reshape, transpose, cut, pad, concat, concat, stay_float,
 )
 
 
