@@ -54,6 +54,14 @@ class Memory:
 
         return tirx.BufferLoad(self.buffer, [_span(offset, lanes, stride)])
 
+    def prefetch(self, offset: Any) -> None:
+        """Bring the cache line of an element nearer; the address may lie outside of the operand."""
+        from tvm import tirx
+
+        address = tirx.address_of(tirx.BufferLoad(self.buffer, [offset]))
+        arguments = [tirx.const(number, "int32") for number in (0, 3, 1)]    # to read, into all caches, data
+        self.function.append(tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *arguments)))
+
     def store(self, offset: Any, value: Any) -> None:
         """Write a scalar or a vector (its element type must be the operand's)."""
         from tvm import tirx

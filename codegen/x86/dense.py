@@ -7,21 +7,17 @@ Tails are overlapped tiles: computing an output twice writes the same value twic
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from qcc.codegen.emit import Function, Memory, Register, broadcast, cast, constant, reinterpret, store_first
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Output, Requantization, Requantizer, is_bytes
-from qcc.codegen.x86.intrinsics import dot_product_for
+from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Requantization, is_bytes
 from qcc.codegen.x86.packing import (
     WORD,
-    block_offsets,
     merge_groups,
     pack_requantization,
     pack_weights,
@@ -33,8 +29,6 @@ from qcc.codegen.x86.tiles import Tile, Work, choose, cycles, panels
 from qcc.errors import CodegenError
 from qcc.ir.types import I8, I32, I64, Array
 
-UNROLLED_STEPS = 4                # of the reduction, where it is a loop
-WHOLE_DOTS = 320                  # a reduction with no more dot products than this is not a loop at all
 PANEL_GROUP_BYTES = 384 * 1024    # weights that stay in the second-level cache while pixels stream past them
 LEAST_TASKS = 64                  # to share among threads, where a layer has as many panels and tiles
 
@@ -128,140 +122,9 @@ class DenseKernel:
         return images * rows * columns * channels * self.window[0] * self.window[1] * (self.source.shape[3] // self.groups)
 
     def emit(self, target: Target) -> Any:
-        return _Emitter(self, target).emit()
+        from qcc.codegen.x86.dense_code import DenseCode
 
-
-class _Emitter:
-    """The code of one kernel."""
-
-    def __init__(self, kernel: DenseKernel, target: Target) -> None:
-        self.kernel, self.dot = kernel, dot_product_for(target, kernel.lanes)
-        self.function = Function(kernel.operands)
-        memories = list(self.function.operands)
-        self.source = memories.pop(0)
-        self.residual: Memory | None = memories.pop(0) if kernel.residual is not None else None
-        self.weights, self.numbers = memories[:2]
-        self.output = memories[-1]
-        self.requantizer = None
-        if kernel.epilogue is not None:
-            self.requantizer = Requantizer(self.function, kernel.epilogue, kernel.lanes, self.numbers, memories[2], self.output)
-        self.offsets = block_offsets(kernel.output.shape[3] // kernel.groups, kernel.tile.blocks, kernel.lanes)
-
-    def emit(self) -> Any:
-        from tvm import tirx
-
-        kernel, function = self.kernel, self.function
-        images, tile_rows, tile_columns = kernel.pixel_tiles
-        _, rows, columns, _ = kernel.output.shape
-        with function.loop(function.begin, function.end) as task:
-            panel_group, rest = self._divide(task, images * tile_rows * tile_columns)
-            image, rest = self._divide(rest, tile_rows * tile_columns)
-            row, column = self._divide(rest, tile_columns)
-            row = function.let(tirx.Min(row * kernel.tile.rows, tirx.const(rows - kernel.tile.rows, "int32")))
-            column = function.let(tirx.Min(column * kernel.tile.columns, tirx.const(columns - kernel.tile.columns, "int32")))
-            first = function.let(panel_group * kernel.panel_group)
-            with function.loop(first, tirx.Min(first + kernel.panel_group, tirx.const(kernel.panels, "int32"))) as panel:
-                self._tile(panel, image, row, column)
-        return function.finish()
-
-    def _divide(self, value: Any, divisor: int) -> tuple[Any, Any]:
-        from tvm import tirx
-
-        by = tirx.const(divisor, "int32")
-        return self.function.let(tirx.Div(value, by)), self.function.let(tirx.Mod(value, by))
-
-    def _address(self, view: View, image: Any, row: Any, column: Any, channel: Any) -> Any:
-        return self.function.let(image * view.strides[0] + row * view.strides[1] + column * view.strides[2] + channel)
-
-    def _tile(self, panel: Any, image: Any, row: Any, column: Any) -> None:
-        from tvm import tirx
-
-        kernel, tile = self.kernel, self.kernel.tile
-        own = kernel.output.shape[3] // kernel.groups
-        group, panel_of_group = self._divide(panel, kernel.panels // kernel.groups)
-        limit = tirx.const(max(0, own - tile.blocks * kernel.lanes), "int32")
-        start = tirx.Min(panel_of_group * (tile.blocks * kernel.lanes), limit)
-        channel = self.function.let(group * own + start)
-        source = self._address(kernel.source, image, row * kernel.strides[0], column * kernel.strides[1],
-                               group * (kernel.source.shape[3] // kernel.groups))
-        accumulators = [[self._initial(panel, block) for block in range(tile.blocks)] for _ in range(tile.pixels)]
-        self._reduce(accumulators, source, self.function.let(panel * (kernel.steps * tile.blocks * kernel.lanes * WORD)))
-        output = self._address(kernel.output, image, row, column, channel)
-        residual = None if kernel.residual is None else self._address(kernel.residual, image, row, column, channel)
-        self._finish(accumulators, panel, output, residual)
-
-    def _initial(self, panel: Any, block: int) -> Register:
-        lanes = self.kernel.lanes
-        if self.requantizer is not None:
-            return self.function.register(constant(0, "int32", lanes))
-        return self.function.register(self.numbers.load((panel * self.kernel.tile.blocks + block) * lanes, lanes))
-
-    def _reduce(self, accumulators: list[list[Register]], source: Any, weights: Any) -> None:
-        """accumulators += everything under the window; `weights` is the address of the panel."""
-        kernel, function = self.kernel, self.function
-        down, along, run = kernel.runs
-        step_bytes = kernel.tile.blocks * kernel.lanes * WORD
-        row_bytes, column_bytes = kernel.dilations[0] * kernel.source.strides[1], kernel.dilations[1] * kernel.source.strides[2]
-        dots = kernel.tile.pixels * kernel.tile.blocks
-        unroll = max(1, min(UNROLLED_STEPS, WHOLE_DOTS // dots))
-        looped = words(run) // unroll * unroll if words(run) >= 2 * unroll else 0
-        if self._shares_words(unroll if looped else words(run)):
-            with function.loop(0, words(run)) as word, function.loop(0, down) as kh:
-                self._step(accumulators, source + (kh * row_bytes + word * WORD), weights + (kh * words(run) + word) * step_bytes)
-            return
-        whole = kernel.steps * dots <= WHOLE_DOTS
-        with ExitStack() as loops:
-            for kh in range(down) if whole else [loops.enter_context(function.loop(0, down))]:
-                for kw in range(along) if whole else [loops.enter_context(function.loop(0, along))]:
-                    here = function.let(source + (kh * row_bytes + kw * column_bytes))
-                    panel = function.let(weights + (kh * along + kw) * (words(run) * step_bytes))
-                    if looped and not whole:
-                        with function.loop(0, looped, unroll) as word:
-                            for more in range(unroll):
-                                self._step(accumulators, here + (word + more) * WORD, panel + (word + more) * step_bytes)
-                    for word in range(0 if whole else looped, words(run)):
-                        self._step(accumulators, here + word * WORD, panel + word * step_bytes)
-
-    def _shares_words(self, count: int) -> bool:
-        """Whether neighbouring pixels read the same words in different steps out of `count` (a first layer of few channels).
-
-        LLVM would then keep words of unrolled steps in registers that the accumulators need, so such steps must not be unrolled.
-        """
-        kernel = self.kernel
-        step = kernel.strides[1] * kernel.source.strides[2]
-        return kernel.merged and any(step * pixels < count * WORD and step * pixels % WORD == 0 for pixels in range(1, kernel.tile.columns))
-
-    def _step(self, accumulators: list[list[Register]], source: Any, weights: Any) -> None:
-        """Four products for every accumulator."""
-        kernel, function = self.kernel, self.function
-        lanes = kernel.lanes
-        vectors = [function.let(self.weights.load(weights + block * lanes * WORD, lanes * WORD)) for block in range(kernel.tile.blocks)]
-        for pixel, (row, column) in enumerate(np.ndindex(kernel.tile.rows, kernel.tile.columns)):
-            offset = row * kernel.strides[0] * kernel.source.strides[1] + column * kernel.strides[1] * kernel.source.strides[2]
-            word = reinterpret(self.source.load(source + offset, WORD), "int32")
-            activation = function.let(broadcast(word, lanes))
-            for accumulator, vector in zip(accumulators[pixel], vectors, strict=True):
-                accumulator.set(self.dot.emit(accumulator.get(), activation, vector))
-
-    def _finish(self, accumulators: list[list[Register]], panel: Any, output: Any, residual: Any) -> None:
-        kernel, function = self.kernel, self.function
-        lanes, blocks = kernel.lanes, kernel.tile.blocks
-        width = min(lanes, kernel.output.shape[3] // kernel.groups)
-        outputs = []
-        for pixel, (row, column) in enumerate(np.ndindex(kernel.tile.rows, kernel.tile.columns)):
-            address = function.let(output + (row * kernel.output.strides[1] + column * kernel.output.strides[2]))
-            for block in range(blocks):
-                value, channel = accumulators[pixel][block].get(), self.offsets[block]
-                if self.requantizer is None:
-                    store_first(self.output, address + channel, value, width)
-                    continue
-                added = None
-                if self.residual is not None and kernel.residual is not None:
-                    offset = row * kernel.residual.strides[1] + column * kernel.residual.strides[2] + channel
-                    added = cast(self.residual.load(residual + offset, lanes), "int32")
-                outputs.append(Output(value, (panel * blocks + block) * 2 * lanes, address, channel, width, added))
-        if self.requantizer is not None:
-            self.requantizer.store(outputs)
+        return DenseCode(self, target).emit()
 
 
 def _flatten(view: View, images: bool) -> View:
