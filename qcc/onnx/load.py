@@ -26,7 +26,7 @@ def load_model(source: Source) -> onnx.ModelProto:
     external = [tensor for tensor in _tensors(model.graph) if external_data_helper.uses_external_data(tensor)]
     if external:
         _load_external(label, model, external, source)
-    _check(label, model)
+    _check(label, _with_output_shapes(model))
     opset = standard_opset(model)
     if opset < OLDEST_OPSET:
         model = _modernized(label, model, opset)
@@ -116,6 +116,18 @@ def _load_external(label: str, model: onnx.ModelProto, tensors: list[onnx.Tensor
         external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
+
+
+def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """For the checker, which wants a shape on every output; exporters leave it out where they do not know it, and it is not needed."""
+    outputs = [output for output in model.graph.output if output.type.HasField("tensor_type")]
+    if all(output.type.tensor_type.HasField("shape") for output in outputs):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for output in copy.graph.output:
+        output.type.tensor_type.shape.SetInParent()
+    return copy
 
 
 def _check(label: str, model: onnx.ModelProto) -> None:
