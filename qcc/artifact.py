@@ -21,7 +21,7 @@ class Artifact:
 
     Attributes:
         float_graph, quantized_graph, graph: the network in stages FLOAT, QDQ and INTEGER.
-        folder: where the kernels' objects are kept until the artifact is dropped.
+        objects: the kernels, as relocatable object files.
     """
 
     recipe: Recipe
@@ -30,10 +30,9 @@ class Artifact:
     quantized_graph: Graph
     graph: Graph
     program: Program
-    objects: tuple[Path, ...]
+    objects: tuple[bytes, ...]
     texts: ArtifactTexts
     summary: Summary
-    folder: TemporaryDirectory[str]
 
     def save(self, path: str | Path, force: bool = False) -> Manifest:
         """Link the library and write the artifact folder, completely or not at all.
@@ -45,4 +44,8 @@ class Artifact:
             OutputError: the folder exists or cannot be written.
             CodegenError: the C compiler or the linker failed.
         """
-        return build_artifact(self.program, self.objects, self.target, self.texts, Path(path), force)
+        with TemporaryDirectory(prefix="qcc-") as folder:
+            objects = [Path(folder, f"kernels{number}.o") for number in range(len(self.objects))]
+            for file, content in zip(objects, self.objects, strict=True):
+                file.write_bytes(content)
+            return build_artifact(self.program, objects, self.target, self.texts, Path(path), force)

@@ -48,8 +48,7 @@ def compile_model(model: Any, calibration: Calibration | None, recipe: Recipe, p
     """
     target = find_target(recipe.target)
     recipe = replace(recipe, target=target.name, name=library_name(recipe.name, model))
-    folder = TemporaryDirectory(prefix="qcc-")
-    with KernelCompiler(target) as kernels:                                           # children load TVM meanwhile
+    with KernelCompiler(target) as kernels, TemporaryDirectory(prefix="qcc-") as folder:    # children load TVM meanwhile
         imported = import_model(model, recipe.input_shapes)                           # ONNX -> FLOAT
         graph = Pipeline(SIMPLIFY)(imported)                                          # fold, fuse, cancel
         placement = place(graph, recipe.io == "integer")                              # decide: what becomes integers
@@ -61,9 +60,10 @@ def compile_model(model: Any, calibration: Calibration | None, recipe: Recipe, p
         bounds = prove(integer)                                                       # no integer can overflow
         islands = make_islands(integer, kernels, export_node)                         # float nodes, through TVM's front end
         program = plan(integer, target, recipe.name, islands)                         # kernels, memory, constants
-        objects = kernels.compile(program.kernels, Path(folder.name), lambda done, total: progress("kernels", done, total))
+        files = kernels.compile(program.kernels, Path(folder), lambda done, total: progress("kernels", done, total))
+        objects = tuple(file.read_bytes() for file in files)                          # TIR -> LLVM, in the children
         texts = golden.texts(integer, program, recipe, ranges, bounds, graph_digest(imported))    # what travels along
-    return Artifact(recipe, target, graph, quantized, integer, program, tuple(objects), texts, summarize(integer, program), folder)
+    return Artifact(recipe, target, graph, quantized, integer, program, objects, texts, summarize(integer, program))
 
 
 def measure(graph: Graph, placement: Placement, calibration: Calibration | None, recipe: Recipe, progress: Progress = silent) -> dict[str, Range]:

@@ -1,0 +1,113 @@
+"""Whole networks: every layer that the library computes equals the interpreter, tolerance 0, on every target that this CPU runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import qcc
+from qcc import verification
+from qcc.artifact import Artifact
+from qcc.codegen.target import TARGETS, host_features
+from qcc.models import zoo as model_zoo
+from qcc.recipe import Recipe
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+INPUTS = 8
+LARGE = ("lenet5_mnist", "efficientnet_lite0", "efficientnet_lite0_bn", "squeezenet1_1", "open_nsfw")
+
+
+def random_like(feeds: Feeds, rng: np.random.Generator) -> dict[str, Array]:
+    """Noise that leaves the calibrated range on both sides."""
+    return {name: (rng.normal(size=array.shape) * 2 * np.abs(array).max()).astype(array.dtype) for name, array in feeds.items()}
+
+
+def inputs_for(samples: list[dict[str, Array]], rng: np.random.Generator) -> list[dict[str, Array]]:
+    real = (samples * INPUTS)[:INPUTS // 2]
+    return real + [random_like(real[0], rng) for _ in range(INPUTS - len(real))]
+
+
+def assert_exact(artifact: Artifact, folder: Path, inputs: list[dict[str, Array]], threads: int = 1) -> None:
+    with qcc.load(folder, threads=threads) as module:
+        for feeds in inputs:
+            layers = list(verification.check_layers(module, artifact.graph, feeds))
+            wrong = [layer for layer in layers if not layer.good]
+            assert not wrong, f"{wrong[0]} and {len(wrong) - 1} more differ"
+            compared = [layer for layer in layers if layer.error is not None]
+            assert len(compared) >= len(artifact.program.steps) // 2, "too few layers were compared"
+        module.selftest()
+
+
+def compiled(model: Path, feeds: list[dict[str, Array]], folder: Path, target: str = "host") -> Artifact:
+    artifact = qcc.compile(model, target=target, calibration_data=feeds)
+    artifact.save(folder)
+    return artifact
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", model_zoo.BUNDLED)
+def test_bundled_networks(
+    name: str, target: str, tmp_path: Path, rng: np.random.Generator, zoo: Callable[[str], Path], samples: Callable[..., list[dict[str, Array]]]
+) -> None:
+    if not host_features().issuperset(TARGETS[target].features):
+        pytest.skip(f"this CPU does not run {target}")
+    feeds = samples(name, 4)
+    artifact = compiled(zoo(name), feeds, tmp_path / "out", target)
+    assert_exact(artifact, tmp_path / "out", inputs_for(feeds, rng), threads=2)
+    summary = artifact.summary
+    assert (tmp_path / "out" / f"lib{artifact.program.name}.so").stat().st_size <= 1.05 * summary.weight_bytes + 200_000
+    assert summary.arena_bytes <= 1.15 * summary.arena_lower_bound
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", [*LARGE, "mobilenet_v2", "resnet18", *model_zoo.LIGHT])
+def test_large_networks(
+    name: str, tmp_path: Path, rng: np.random.Generator, zoo: Callable[[str], Path], samples: Callable[..., list[dict[str, Array]]]
+) -> None:
+    feeds = samples(name, 2)
+    artifact = compiled(zoo(name), feeds, tmp_path / "out")
+    assert_exact(artifact, tmp_path / "out", inputs_for(feeds, rng)[:2 if name in model_zoo.LIGHT else INPUTS], threads=2)
+    assert artifact.summary.arena_bytes <= 1.15 * artifact.summary.arena_lower_bound
+
+
+def test_same_recipe_same_bytes(tmp_path: Path, zoo: Callable[[str], Path], samples: Callable[..., list[dict[str, Array]]]) -> None:
+    feeds = samples("kws_dscnn", 4)
+    compiled(zoo("kws_dscnn"), feeds, tmp_path / "first")
+    recipe = Recipe.load(tmp_path / "first" / "recipe.toml")
+    qcc.compile(zoo("kws_dscnn"), calibration_data=feeds, recipe=recipe).save(tmp_path / "second")
+    names = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "second").iterdir())
+    for name in names:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+
+
+def test_clean_and_ugly_exports_meet(zoo: Callable[[str], Path], samples: Callable[..., list[dict[str, Array]]]) -> None:
+    """The older exporter's graph, full of shape arithmetic and BatchNorm, ends in the same integer graph."""
+    from qcc.compiler import measure
+    from qcc.ir import Graph, Pipeline
+    from qcc.onnx import import_model
+    from qcc.passes.integer import to_integer
+    from qcc.passes.quantize import encode, place
+    from qcc.passes.simplify import SIMPLIFY
+
+    feeds = samples("efficientnet_lite0", 2)
+
+    def integer(name: str) -> Graph:
+        graph = Pipeline(SIMPLIFY)(import_model(zoo(name)))
+        placement = place(graph)
+        given = [{graph.inputs[0]: next(iter(feed.values()))} for feed in feeds]
+        return to_integer(encode(graph, placement, measure(graph, placement, given, Recipe()), 8, 8), placement)
+
+    clean, ugly = integer("efficientnet_lite0"), integer("efficientnet_lite0_bn")
+    assert [type(node.op) for node in clean.nodes] == [type(node.op) for node in ugly.nodes]
+    for a, b in zip(clean.nodes, ugly.nodes, strict=True):
+        assert [t.shape for t in clean.output_types(a)] == [t.shape for t in ugly.output_types(b)]
+        for x, y in zip(a.inputs, b.inputs, strict=True):
+            if clean.is_constant(x) and clean.constants[x].dtype == np.int8:
+                assert np.abs(clean.constants[x].astype(int) - ugly.constants[y].astype(int)).max() <= 1
