@@ -45,8 +45,9 @@ MOST_PIXELS = {
     16: {1: 12, 2: 6, 3: 3, 4: 2, 6: 1, 8: 1},
 }
 LATENCY = 4.5           # cycles from one dot product to the next into the same accumulator
-EPILOGUE = 3.0          # cycles to requantize and store one accumulator
-RESIDUAL = 2.0          # more of them with a residual
+EPILOGUE = 1.8          # cycles to requantize and store one accumulator
+RESIDUAL = 1.2          # more of them with a residual
+CONSTANTS = 1.5         # cycles to load the constants of one block of channels, once per tile
 STORE = 1.0             # cycles to store one int32 accumulator
 TILE_OVERHEAD = 4.0     # cycles to find the addresses of a tile and to start its loops
 FIRST_LEVEL = 32768     # bytes of weights that stay in the first-level cache between tiles
@@ -80,7 +81,7 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     step = max(products, (tile.pixels + tile.blocks) / 2, LATENCY, streamed)
     store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
     tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, target.lanes)
-    overhead = TILE_OVERHEAD + CROWDED * (accumulators > target.registers * 3 // 4)
+    overhead = TILE_OVERHEAD + CONSTANTS * tile.blocks * work.requantized + CROWDED * (accumulators > target.registers * 3 // 4)
     return work.images * work.groups * tiles * (work.steps * step + accumulators * store + overhead)
 
 
