@@ -239,7 +239,7 @@ class _Program:
 
 
 def _scheduled(function: Any) -> Any:
-    """Inline what one other block reads; an output that nothing else is needed for is cut into tasks."""
+    """Inline what one other block reads; then let each row of a single output be computed whole, where that repeats no work."""
     import tvm
     from tvm import s_tir
 
@@ -250,7 +250,25 @@ def _scheduled(function: Any) -> Any:
         if work.get(block).name_hint not in outputs and not any(loop_kinds(work, block)) and len(work.get_consumers(block)) == 1:
             with suppress(s_tir.schedule.ScheduleError):     # it is not elementwise after all: it stays
                 work.compute_inline(block)
-    left = work.get_child_blocks(root)
-    if len(left) == len(outputs) == 1 and work.get_loops(left[0]) and not any(loop_kinds(work, left[0])):
-        schedule_output(work, left[0], mark=True)
+    if len(outputs) == 1 and work.get_loops(work.get_sblock(outputs[0])):
+        attempt = work.copy()
+        with suppress(s_tir.schedule.ScheduleError):         # it does not go by rows
+            if _by_rows(attempt, outputs[0]):
+                return attempt.mod["main"]
     return work.mod["main"]
+
+
+def _by_rows(work: Any, output: str) -> bool:
+    """Move everything into the loop over an output's rows; False if some of it would then be computed more than once."""
+    others = [work.get(block).name_hint for block in work.get_child_blocks(work.get_sblock("root"))]
+    others.remove(output)
+    before = {name: _iterations(work, name) for name in others}
+    schedule_output(work, work.get_sblock(output), mark=True, whole_rows=bool(others))
+    row = work.get_loops(work.get_sblock(output))[0]
+    for name in reversed(others):
+        work.compute_at(work.get_sblock(name), row)
+    return all(_iterations(work, name) <= before[name] for name in others)
+
+
+def _iterations(work: Any, name: str) -> int:
+    return prod(int(work.get(loop).extent) for loop in work.get_loops(work.get_sblock(name)))

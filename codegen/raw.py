@@ -15,7 +15,7 @@ from qcc.codegen.kernel import View
 from qcc.errors import CodegenError
 from qcc.ir.types import U8
 
-MARK = "qcc.tasks"          # annotation of the loop whose iterations are the tasks
+MARK = "qcc.tasks"          # annotation of the loop that is divided into tasks: how many there are
 STACK_BYTES = 1 << 14       # a larger buffer lies in the workspace
 
 
@@ -120,17 +120,17 @@ def _without_large(body: Any) -> Any:
 
 
 def marked_tasks(body: Any) -> int:
-    """Iterations of the marked loop, 0 if there is none."""
+    """Tasks of the marked loop, 0 if there is none."""
     import tvm_ffi
     from tvm import tirx
 
     found = [0]
-    tvm_ffi.structural_walk(body, (tirx.For, lambda loop: found.append(int(loop.extent) if MARK in loop.annotations else 0)))
+    tvm_ffi.structural_walk(body, (tirx.For, lambda loop: found.append(int(loop.annotations.get(MARK, 0)))))
     return max(found)
 
 
 def _with_tasks(body: Any, begin: Any, end: Any) -> Any:
-    """The marked loop over all tasks becomes one over [begin, end)."""
+    """The marked loop over everything becomes one over the iterations of the tasks [begin, end)."""
     import tvm_ffi
     from tvm import tirx
 
@@ -138,7 +138,8 @@ def _with_tasks(body: Any, begin: Any, end: Any) -> Any:
         if MARK not in loop.annotations:
             return loop
         dtype = str(loop.extent.ty.dtype)    # some front ends count in int64
-        first, last = (edge if dtype == "int32" else tirx.Cast(dtype, edge) for edge in (begin, end))
+        extent, tasks = tirx.const(int(loop.extent), "int64"), tirx.const(int(loop.annotations[MARK]), "int64")
+        first, last = (tirx.Cast(dtype, tirx.truncdiv(tirx.Cast("int64", edge) * extent, tasks)) for edge in (begin, end))
         return tirx.For(loop.loop_var, first, last - first, tirx.ForKind.SERIAL, loop.body)
 
     return tvm_ffi.structural_map(body, (tirx.For, bound))

@@ -89,9 +89,8 @@ def _divisor(extent: int, most: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How an output is divided: the last axis into columns x steps x elements, all others together into blocks x rows."""
+    """How an output is divided: the last axis into columns x steps x elements; all others are rows."""
 
-    blocks: int
     rows: int
     columns: int
     steps: int
@@ -99,15 +98,17 @@ class Cut:
 
     @property
     def tasks(self) -> int:
-        return self.blocks * self.columns
+        """A task is some iterations of the loop over rows and columns."""
+        return min(TASKS, self.rows * self.columns)
 
 
-def _cut(shape: tuple[int, ...]) -> Cut:
+def _cut(shape: tuple[int, ...], whole_rows: bool = False) -> Cut:
     rows, last = prod(shape[:-1]), shape[-1] if shape else 1
-    blocks = _divisor(rows, TASKS)
+    if whole_rows:
+        return Cut(rows, 1, 1, last)
     columns = _divisor(last // 16, TASKS) if rows == 1 and last % 16 == 0 and last else 1
     elements = _divisor(last // columns, ROW)
-    return Cut(blocks, rows // blocks, columns, last // columns // elements, elements)
+    return Cut(rows, columns, last // columns // elements, elements)
 
 
 def schedule(function: Any) -> Any:
@@ -139,20 +140,25 @@ def loop_kinds(work: Any, block: Any) -> list[bool]:
     return [int(variable.iter_type) == 2 for variable in work.get(block).iter_vars]     # 2 is IterVar.CommReduce
 
 
-def schedule_output(work: Any, output: Any, mark: bool) -> Any:
-    """Cut the loops of an output; returns the loop inside which everything that an inner row needs is computed."""
+def schedule_output(work: Any, output: Any, mark: bool, whole_rows: bool = False) -> Any:
+    """Cut the loops of an output; returns the loop inside which everything that an inner row needs is computed.
+
+    Args:
+        mark: the outermost loop is the one over tasks.
+        whole_rows: do not cut the last axis.
+    """
     kinds, loops = loop_kinds(work, output), work.get_loops(output)
     spatial = [loop for loop, reduced in zip(loops, kinds, strict=True) if not reduced]
     reduced = [loop for loop, reduced in zip(loops, kinds, strict=True) if reduced]
-    cut = _cut(tuple(int(work.get(loop).extent) for loop in spatial))
+    cut = _cut(tuple(int(work.get(loop).extent) for loop in spatial), whole_rows)
     while len(spatial) < 2:
         spatial.insert(0, work.add_unit_loop(spatial[0] if spatial else loops[0] if loops else output))
-    block, row = work.split(work.fuse(*spatial[:-1]), [cut.blocks, cut.rows])
+    row = work.fuse(*spatial[:-1])
     column, step, element = work.split(spatial[-1], [cut.columns, cut.steps, cut.elements])
-    work.reorder(block, column, row, step, *reduced, element)
-    task = work.fuse(block, column)
+    work.reorder(row, column, step, *reduced, element)
+    task = work.fuse(row, column)
     if mark:
-        work.annotate(task, MARK, 1)
+        work.annotate(task, MARK, cut.tasks)
     if reduced:
         work.decompose_reduction(output, reduced[0])
     return step
