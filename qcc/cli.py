@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -33,6 +34,18 @@ COMMANDS = {
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
 
 
+class _ReaderGone(Exception):
+    """Whoever reads the output has closed it. Not an OSError: those click ends with an exit code of its own."""
+
+
+@contextlib.contextmanager
+def _reader_watched() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ReaderGone from error
+
+
 class _Commands(click.Group):
     """A group that imports a command only when it is used, and that turns every exception into a message and an exit code."""
 
@@ -48,6 +61,14 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def make_context(self, *positional: Any, **options: Any) -> click.Context:
+        with _reader_watched():
+            return super().make_context(*positional, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reader_watched():
+            return super().invoke(ctx)
 
     def main(self, args: Sequence[str] | None = None, *positional: Any, **options: Any) -> Any:
         """Run and exit the process; click's own handling of errors is not used."""
@@ -75,12 +96,12 @@ def _explain(error: BaseException, as_json: bool, debug: bool) -> int:
     """Print what there is to say about an error, and return the exit code."""
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 1
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, _ReaderGone | BrokenPipeError):
         # What is still in the buffers would fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return error.exit_code

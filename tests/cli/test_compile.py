@@ -1,0 +1,159 @@
+"""`qcc compile` as a user types it: options, recipes, summaries, and what is refused before any work is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from qcc.runtime import Manifest, load
+
+Run = Callable[..., Any]
+FILES = {"libsmall.so", "libsmall.a", "small.h", "small.pc", "small-config.cmake", "manifest.json", "graph.qir", "recipe.toml"}
+
+
+def test_summary(shared: Any) -> None:
+    text = shared.compiled.stdout
+    for part in (
+        f"{shared.artifact}: small for x86-64-", "w8a8", "  integer  ", "  float    0 nodes, 0 MACs; 2 border crossings of 788 B",
+        "  size     model ", " -> library ", "  arena    ", " x the lower bound of ", f"  recipe   {shared.artifact}/recipe.toml",
+    ):
+        assert part in text
+    assert shared.compiled.stderr == ""
+    assert set(FILES) <= {path.name for path in shared.artifact.iterdir()}
+
+
+def test_json(qcc: Run, shared: Any, tmp_path: Path) -> None:
+    result = qcc("compile", shared.model, "-o", tmp_path / "out", "--calibration-data", shared.data, "--json", "--name", "other")
+    report = json.loads(result.stdout)
+    assert report["name"] == "other"
+    assert report["bits"] == "w8a8"
+    assert report["library_bytes"] == (tmp_path / "out" / "libother.so").stat().st_size
+    assert report["summary"]["integer_macs"] == 16 * 64 * 27 + 16 * 5
+    assert report["summary"]["float_nodes"] == []
+    assert report["inputs"][0]["name"] == "image"
+
+
+def test_quiet(qcc: Run, shared: Any, tmp_path: Path) -> None:
+    result = qcc("compile", shared.model, "-o", tmp_path / "out", "--calibration-data", shared.data, "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_recipes_replay(qcc: Run, shared: Any, tmp_path: Path) -> None:
+    arguments = ("compile", shared.model, "--calibration-data", shared.data, "-q", "-o")
+    first, second, third = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    assert qcc(*arguments, first, "--observer", "percentile", "--percentile", "99", "--name", "net").exit_code == 0
+    assert qcc(*arguments, second, "--recipe", first / "recipe.toml").exit_code == 0
+    for name in "libnet.so", "graph.qir", "manifest.json", "recipe.toml":
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    assert qcc(*arguments, third, "--recipe", first / "recipe.toml", "--observer", "minmax").exit_code == 0
+    assert 'observer = "minmax"' in (third / "recipe.toml").read_text()
+    assert 'name = "net"' in (third / "recipe.toml").read_text()
+    assert (third / "graph.qir").read_bytes() != (first / "graph.qir").read_bytes()
+
+
+def test_nodes_that_stay_float_are_listed(qcc: Run, network: Any, tmp_path: Path) -> None:
+    model = network()
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["logits"], ["shares"], axis=1))
+    model.graph.output[0].name = "shares"
+    onnx.save(model, tmp_path / "soft.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32))
+    result = qcc("compile", tmp_path / "soft.onnx", "-o", tmp_path / "out", "--calibration-data", tmp_path / "x.npy")
+    assert result.exit_code == 0, result.output
+    assert "  float    1 nodes, 0 MACs; 2 border crossings of 788 B: 1 x Softmax" in result.stdout
+    assert "Nodes that stay float:" in result.stdout
+    assert "shares  Softmax" in result.stdout
+
+
+def test_integer_borders(qcc: Run, shared: Any, tmp_path: Path) -> None:
+    assert qcc("compile", shared.model, "-o", tmp_path / "out", "--calibration-data", shared.data, "--io", "integer").exit_code == 0
+    manifest = Manifest.read(tmp_path / "out")
+    assert [port.dtype for port in (*manifest.inputs, *manifest.outputs)] == ["u8", "u8"]
+    assert all(port.scale for port in (*manifest.inputs, *manifest.outputs))
+
+
+def test_pictures_and_shapes(qcc: Run, network: Any, tmp_path: Path) -> None:
+    onnx.save(network(open_axes=True), tmp_path / "open.onnx")
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
+    arguments = ("compile", tmp_path / "open.onnx", "-o", tmp_path / "out", "--calibration-data", tmp_path / "pictures")
+    refused = qcc(*arguments, "--input-shape", "image:2x3x12x10")
+    assert refused.exit_code == 2
+    assert "--mean" in refused.stderr
+    result = qcc(*arguments, "--input-shape", "image:1x3x12x10", "--mean", "120,110,100", "--std", "60", "--color", "BGR")
+    assert result.exit_code == 0, result.output
+    with load(tmp_path / "out") as module:
+        assert module.inputs[0].shape == (1, 3, 12, 10)
+    assert "image" in (tmp_path / "out" / "recipe.toml").read_text()
+
+
+def test_output_is_not_replaced_unasked(qcc: Run, shared: Any, artifact: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in artifact.iterdir()}
+    arguments = ("compile", shared.model, "--calibration-data", shared.data, "-q", "-o")
+    refused = qcc(*arguments, artifact)
+    assert refused.exit_code == 2
+    assert f"qcc: output {artifact} exists; choose another folder, or replace it with --force" in refused.stderr
+    assert {path.name: path.read_bytes() for path in artifact.iterdir()} == before
+    assert qcc(*arguments, artifact, "--force", "--name", "renamed").exit_code == 0
+    assert (artifact / "librenamed.so").exists()
+    assert not (artifact / "libsmall.so").exists()
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    kept = qcc(*arguments, precious, "--force")
+    assert kept.exit_code == 2
+    assert "is not an artifact" in kept.stderr
+    assert (precious / "thesis.txt").exists()
+
+
+def test_the_model_is_never_changed(qcc: Run, shared: Any, tmp_path: Path) -> None:
+    before = shared.model.read_bytes(), shared.model.stat().st_mtime_ns
+    assert qcc("compile", shared.model, "-o", tmp_path / "out", "--calibration-data", shared.data, "-q").exit_code == 0
+    assert (shared.model.read_bytes(), shared.model.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bits", "4"], "--bits 4 is not supported yet: expected 8"),
+        (["--bits", "mixed"], "--bits mixed is not supported yet"),
+        (["--bits", "w4a8"], "--bits w4a8 is not supported yet"),
+        (["--bits", "eight"], "--bits 'eight': expected 8, 4, mixed, or wXaY such as w4a8"),
+        (["--input-shape", "image"], "--input-shape 'image': expected NAME:1x3x224x224"),
+        (["--input-shape", "image:1x-3"], "expected NAME:1x3x224x224"),
+        (["--input-shape", "a:1", "--input-shape", "a:2"], "input 'a' is given twice"),
+        (["--mean", "red"], "--mean 'red': expected a number, or one per channel"),
+        (["--mean", "0.485", "--std", "0.229"], "multiply both by 255"),
+        (["--name", "9 lives"], "name '9 lives' is no C identifier"),
+        (["--percentile", "5"], "percentile 5.0 is out of range"),
+        (["--recipe", "nowhere.toml"], "recipe nowhere.toml cannot be read"),
+        (["--target", "x86-64-avx512vni"], "did you mean 'x86-64-avx512vnni'?"),
+        (["--target", "z80"], "target 'z80' is unknown: expected host, x86, x86-64-avx512vnni"),
+    ],
+)
+def test_options_that_are_refused(qcc: Run, shared: Any, tmp_path: Path, options: list[str], message: str) -> None:
+    result = qcc("compile", shared.model, "-o", tmp_path / "out", "--calibration-data", shared.data, *options)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("bits = 8", "unknown keys bits"), ("observer = 3", "observer = 3 has the wrong kind"), ("= 3", "is not TOML"),
+     ("weight_bits = 4", "w4a8 are not supported yet"), ('[input_shapes]\nimage = "big"', "the shape of input 'image'")],
+)
+def test_recipes_that_are_refused(qcc: Run, shared: Any, tmp_path: Path, text: str, message: str) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(text)
+    result = qcc("compile", shared.model, "-o", tmp_path / "out", "--calibration-data", shared.data, "--recipe", recipe)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
