@@ -217,7 +217,7 @@ def _step_record(step: Step, symbol: str) -> StepRecord:
         return ArgumentRecord(str(address.space), address.position, address.offset, str(view.dtype), view.shape, view.strides)
 
     arguments = tuple(argument(address, number) for number, address in enumerate(step.arguments))
-    return StepRecord(step.node, symbol, step.kernel.tasks, step.kernel.macs, arguments)
+    return StepRecord(step.node, symbol, step.kernel.tasks, step.kernel.macs, arguments, step.scratch)
 
 
 def _manifest(program: Program, target: Target, texts: ArtifactTexts, digest: str) -> Manifest:

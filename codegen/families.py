@@ -22,7 +22,7 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Call:
-    """A kernel and its arguments in the order of its operands: places of values, constants, scratch memory."""
+    """A kernel and its arguments in the order of its operands: sources, constants, results, scratch memory."""
 
     label: str
     kernel: Kernel

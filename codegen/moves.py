@@ -8,7 +8,7 @@ from qcc.codegen.kernel import View
 from qcc.codegen.placing import MOVES, Place, inside, is_reshape
 from qcc.codegen.x86.move import plan_copy, plan_fill_halo
 from qcc.ir import Array, Graph
-from qcc.ops import Pad, Slice
+from qcc.ops import Pad, Slice, Transpose
 
 
 def copy(label: str, source: Place | Array, destination: Place) -> Call:
@@ -31,6 +31,8 @@ def plan_move(site: Site) -> list[Call]:
         x = site.argument(node.inputs[0])
         part = inside(site.graph, None, x, node) if isinstance(x, Place) else x[node.op.slices]
         return [] if part == y else [copy(site.label, part, y)]
+    if isinstance(node.op, Transpose):
+        return _transpose(site, node.op.permutation, y)
     calls = []
     for position, name in enumerate(node.inputs):
         x, part = site.argument(name), inside(site.graph, position, y, node)
@@ -40,6 +42,15 @@ def plan_move(site: Site) -> list[Call]:
         kernel, constants = plan_fill_halo(y.view, node.op.before, node.op.after, node.op.value)
         calls.append(Call(site.label, kernel, (*constants, y)))
     return calls
+
+
+def _transpose(site: Site, permutation: tuple[int, ...], y: Place) -> list[Call]:
+    x = site.argument(site.group.node.inputs[0])
+    if not isinstance(x, Place):
+        return [copy(site.label, x.transpose(permutation), y)]
+    shape, strides = (tuple(values[axis] for axis in permutation) for values in (x.view.shape, x.view.strides))
+    turned = Place(x.root, x.offset, View(x.view.dtype, shape, strides))
+    return [] if (x.root, x.offset) == (y.root, y.offset) else [copy(site.label, turned, y)]
 
 
 def _reshape(site: Site, y: Place) -> list[Call]:

@@ -142,4 +142,5 @@ def _step(number: int, call: Call, pool: ConstantPool, roots: Mapping[str, Addre
             return Address(root.space, root.position, shift)
         return Address(Space.ARENA, offsets[argument.root] + shift)
 
-    return Step(call.label, call.kernel, tuple(address(position, argument) for position, argument in enumerate(call.arguments)))
+    return Step(call.label, call.kernel, tuple(address(position, argument) for position, argument in enumerate(call.arguments)),
+                sum(isinstance(argument, Scratch) for argument in call.arguments))

@@ -38,11 +38,18 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One kernel call. `node` names the value(s) that it computes, for profiles and error messages."""
+    """One kernel call.
+
+    Attributes:
+        node: the value(s) that it computes, for profiles and error messages.
+        arguments: sources, constants, what it writes, then scratch memory.
+        scratch: how many of the arguments are scratch memory.
+    """
 
     node: str
     kernel: Kernel
     arguments: tuple[Address, ...]
+    scratch: int = 0
 
 
 @dataclass(frozen=True)

@@ -56,13 +56,14 @@ class ArgumentRecord:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One kernel call; `arguments` are sources, constants, then what it writes: the last one is always written."""
+    """One kernel call; `arguments` are sources, constants, what it writes, then `scratch` arguments that mean nothing afterwards."""
 
     node: str
     kernel: str
     tasks: int
     macs: int
     arguments: tuple[ArgumentRecord, ...]
+    scratch: int = 0
 
 
 @dataclass(frozen=True)

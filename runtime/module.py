@@ -102,7 +102,7 @@ class Module:
     def trace(self, inputs: Mapping[str, Any] | Any) -> Iterator[tuple[StepRecord, Callable[..., Array]]]:
         """Run step by step; after every step its record and `read`, which copies what lies at an argument of the step.
 
-        `read()` gives the last argument, which every kernel writes; `read(number)` any other one in the arena or an output. It
+        `read()` gives the last result, which every kernel writes; `read(number)` any other argument in the arena or an output. It
         must be called before the next step runs, which may use the memory again. Errors are those of `run`.
         """
         context = self._take()
@@ -257,8 +257,8 @@ def _hint(array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
 
 
 def _read(step: StepRecord, arena: npt.NDArray[np.uint8], results: list[Array], number: int = -1) -> Array:
-    """A copy of what lies at an argument of the arena or of an output."""
-    argument = step.arguments[number]
+    """A copy of what lies at an argument of the arena or of an output; negative numbers count back from the last result."""
+    argument = step.arguments[number if number >= 0 else number - step.scratch]
     dtype = numpy_dtype(argument.dtype)
     strides = tuple(stride * dtype.itemsize for stride in argument.strides)
     if argument.space == "arena":

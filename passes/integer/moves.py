@@ -104,7 +104,7 @@ def move(lowering: Lowering, node: Node) -> None:
     layout = lowering.best_layout(data, rank) if source_rank == rank else logical(source_rank)
     if isinstance(op, Pad):
         op = replace(op, value=int(encoding.quantize(np.array(op.value, np.float64))))
-    moved = op if layout == logical(len(layout)) else op.transposed(layout)
+    moved = op if layout == logical(len(layout)) or len(layout) != rank else op.transposed(layout)
     if moved is None:
         layout, moved = logical(len(layout)), op
     inputs = [lowering.get(n, layout) for n in data]

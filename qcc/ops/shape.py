@@ -172,3 +172,7 @@ class Gather(Op):
             return x(*index[:self.axis], position, *index[self.axis + rank:])
 
         return [te.compute(outputs[0].shape, element, name="gather")]
+
+    def transposed(self, permutation: tuple[int, ...]) -> Op:
+        """Holds for indices of rank 1, which keep the rank."""
+        return Gather(permutation.index(self.axis))
