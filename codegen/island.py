@@ -263,8 +263,7 @@ def _by_rows(work: Any, output: str) -> bool:
     others = [work.get(block).name_hint for block in work.get_child_blocks(work.get_sblock("root"))]
     others.remove(output)
     before = {name: _iterations(work, name) for name in others}
-    schedule_output(work, work.get_sblock(output), mark=True, whole_rows=bool(others))
-    row = work.get_loops(work.get_sblock(output))[0]
+    row = schedule_output(work, work.get_sblock(output), mark=True, whole_rows=bool(others), vectorize=True)
     for name in reversed(others):
         work.compute_at(work.get_sblock(name), row)
     return all(_iterations(work, name) <= before[name] for name in others)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qcc.codegen.target import Target
 
 TASKS = 64                  # pieces that an output is cut into, at most
+_FLOATS = 8                 # of one vector
 ROW = 1024                  # elements of the last axis that one inner loop covers, at most
 
 
@@ -140,12 +141,13 @@ def loop_kinds(work: Any, block: Any) -> list[bool]:
     return [int(variable.iter_type) == 2 for variable in work.get(block).iter_vars]     # 2 is IterVar.CommReduce
 
 
-def schedule_output(work: Any, output: Any, mark: bool, whole_rows: bool = False) -> Any:
+def schedule_output(work: Any, output: Any, mark: bool, whole_rows: bool = False, vectorize: bool = False) -> Any:
     """Cut the loops of an output; returns the loop inside which everything that an inner row needs is computed.
 
     Args:
         mark: the outermost loop is the one over tasks.
         whole_rows: do not cut the last axis.
+        vectorize: make vectors of what is summed, if it is.
     """
     kinds, loops = loop_kinds(work, output), work.get_loops(output)
     spatial = [loop for loop, reduced in zip(loops, kinds, strict=True) if not reduced]
@@ -156,6 +158,9 @@ def schedule_output(work: Any, output: Any, mark: bool, whole_rows: bool = False
     row = work.fuse(*spatial[:-1])
     column, step, element = work.split(spatial[-1], [cut.columns, cut.steps, cut.elements])
     work.reorder(row, column, step, *reduced, element)
+    if reduced and vectorize and cut.elements % _FLOATS == 0:
+        # LLVM's vectoriser stops at the fence between a float product and its sum.
+        work.vectorize(work.split(element, [cut.elements // _FLOATS, _FLOATS])[1])
     task = work.fuse(row, column)
     if mark:
         work.annotate(task, MARK, cut.tasks)

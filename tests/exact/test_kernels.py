@@ -25,7 +25,7 @@ from tests.exact.runner import RUNNABLE, Library, library, spread, target_id
 
 SHAPES = ((1, 3, 5, 19), (1, 4, 4, 64), (2, 3), (1, 1, 1, 1), (1, 7, 7, 130), (1, 6, 16, 96))
 
-WINDOWS = (((2, 2), (2, 2), (1, 1)), ((3, 3), (2, 1), (1, 1)), ((5, 3), (1, 1), (1, 2)), ((7, 7), (1, 1), (1, 1)))
+WINDOWS = (((2, 2), (2, 2), (1, 1)), ((3, 3), (2, 1), (1, 1)), ((5, 3), (1, 1), (1, 2)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def clamps(rng: np.random.Generator) -> Iterator[Case]:
 
 def pools(rng: np.random.Generator) -> Iterator[Case]:
     requantize = Requantize((70,), 36, 11, 0, 255)
-    for channels in (1, 3, 16, 19, 64, 130, 256):
+    for channels in (1, 19, 64, 130):
         for kernel_size, strides, dilations in WINDOWS:
             x = numbers(rng, U8, (2, 7, 8, channels))
             maximum, total = WindowMax(kernel_size, strides, dilations), WindowSum(kernel_size, strides, dilations)
@@ -148,7 +148,7 @@ def copies(rng: np.random.Generator) -> Iterator[Case]:
 
 def quantizations(rng: np.random.Generator) -> Iterator[Case]:
     special = np.array([np.nan, np.inf, -np.inf, 0.5, 1.5, 2.5, -0.5, -0.0, 1e30, -1e30, 127.5, 128.5], np.float32)
-    for shape in (*SHAPES, (1, 20, 33, 3), (1, 21, 18, 4)):
+    for shape in (*SHAPES[:3], (1, 20, 33, 3), (1, 21, 18, 4), (1, 17, 1, 40)):
         for op in (Quantize(1.0, 5, U8), Quantize(float(np.float32(17.3)), 128, U8), Quantize(float(np.float32(0.71)), -3, I8)):
             x = (rng.standard_normal(shape) * 100 / op.inverse_scale).astype(np.float32)
             x.reshape(-1)[:special.size] = special[:x.size]
