@@ -1,7 +1,7 @@
 """Simplification: however a network was exported, it ends as the same plain chain of convolutions, products, sums and clips.
 
-SIMPLIFY is the pipeline. Cheap clean-up comes first, then layout (transposes and reshapes sink, so that arithmetic comes to stand next
-to the convolutions that it belongs to), then arithmetic is folded into weights, then what became equal or dead goes.
+SIMPLIFY is the pipeline. Cheap clean-up comes first, then operators get their plain forms, then transposes and reshapes sink, so that
+arithmetic comes to stand next to the convolutions that it belongs to and is folded into their weights; what became equal or dead goes.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from qcc.passes.simplify.affine import decompose_batchnorm, normalize_arithmetic
 from qcc.passes.simplify.fold import fold_constants, merge_equal, remove_dead, remove_identities
 from qcc.passes.simplify.functions import recognize_functions
 from qcc.passes.simplify.order import canonical_order
-from qcc.passes.simplify.reshapes import recognize_shuffle, sink_reshapes
-from qcc.passes.simplify.transposes import keep_reduced_axes, sink_transposes
+from qcc.passes.simplify.reshapes import recognize_shuffle, sink_layout
+from qcc.passes.simplify.transposes import keep_reduced_axes
 from qcc.passes.simplify.weights import fold_affine
 from qcc.passes.simplify.windows import fold_padding, merge_clips, name_global_pools
 
@@ -23,22 +23,18 @@ def _pass(run: Callable[[Graph], Graph], numerics: Numerics) -> Pass:
     return Pass(run.__name__, Stage.FLOAT, Stage.FLOAT, numerics, run)
 
 
-_CLEAN = (_pass(remove_dead, Numerics.EXACT), _pass(fold_constants, Numerics.EXACT), _pass(remove_identities, Numerics.EXACT),
-          _pass(merge_equal, Numerics.EXACT))
-_LAYOUT = (_pass(sink_transposes, Numerics.CLOSE), _pass(sink_reshapes, Numerics.EXACT))
-
-SIMPLIFY: tuple[Pass, ...] = (
-    *_CLEAN,
-    _pass(keep_reduced_axes, Numerics.EXACT),
-    _pass(recognize_shuffle, Numerics.EXACT),
-    *_LAYOUT, *_LAYOUT,
-    _pass(name_global_pools, Numerics.CLOSE),
-    _pass(decompose_batchnorm, Numerics.CLOSE),
-    _pass(normalize_arithmetic, Numerics.CLOSE),
-    _pass(merge_clips, Numerics.EXACT),
-    _pass(recognize_functions, Numerics.CLOSE),
-    _pass(fold_padding, Numerics.EXACT),
-    _pass(fold_affine, Numerics.CLOSE),
-    *_CLEAN,
-    _pass(canonical_order, Numerics.EXACT),
+_CLEAN = (
+    _pass(remove_dead, Numerics.EXACT), _pass(fold_constants, Numerics.EXACT), _pass(remove_identities, Numerics.EXACT),
+    _pass(merge_equal, Numerics.EXACT),
 )
+_FORMS = (
+    _pass(keep_reduced_axes, Numerics.EXACT), _pass(recognize_shuffle, Numerics.EXACT), _pass(name_global_pools, Numerics.CLOSE),
+    _pass(decompose_batchnorm, Numerics.CLOSE),
+)
+_FUSION = (
+    _pass(normalize_arithmetic, Numerics.CLOSE), _pass(sink_layout, Numerics.CLOSE), _pass(merge_clips, Numerics.EXACT),
+    _pass(recognize_functions, Numerics.CLOSE), _pass(fold_padding, Numerics.EXACT), _pass(fold_affine, Numerics.CLOSE),
+)
+
+# What one round brings side by side, the next one joins.
+SIMPLIFY: tuple[Pass, ...] = (*_CLEAN, *_FORMS, *_FUSION, *_CLEAN, *_FUSION, *_CLEAN, _pass(canonical_order, Numerics.EXACT))

@@ -11,15 +11,19 @@ from qcc.ops import Clip, Function, Gather, Reshape, Transpose
 from qcc.ops.pointwise import Binary
 from qcc.passes.simplify.constants import compress, operand
 from qcc.passes.simplify.rewrite import Rewriting, rewriting
+from qcc.passes.simplify.transposes import TRANSPOSES
 
 
-def sink_reshapes(graph: Graph) -> Graph:
-    """Reshapes move down.
+def sink_layout(graph: Graph) -> Graph:
+    """Transposes and reshapes move down the graph, so that they meet and cancel.
 
+    f(transpose(x), ...) -> transpose(f'(x, ...)), for every f that has such an f'
+    transpose(transpose(x)) -> one transpose, or none; transpose that moves only extents of 1 -> reshape
+    matmul(reshape(transpose(x)), w) -> matmul(reshape(x), rows of w in another order)
     reshape(reshape(x)) -> reshape(x), or x
     f(reshape(x)) -> reshape(f(x)), f(reshape(x), c) -> reshape(f(x, c')), f(reshape(x), reshape(y)) -> reshape(f(x, y)), f elementwise
     """
-    return _reshapes(graph)
+    return _layout(graph)
 
 
 def _merged(rw: Rewriting, node: Node) -> str | None:
@@ -89,5 +93,5 @@ def _shuffled(rw: Rewriting, node: Node) -> str | None:
     return None
 
 
-_reshapes = rewriting(_merged, _sunk)
+_layout = rewriting(*TRANSPOSES, _merged, _sunk)
 _shuffles = rewriting(_shuffled)

@@ -1,4 +1,4 @@
-"""Pushes transposes down the graph until they meet their inverse, a reshape, a matrix product, or the end."""
+"""Rules that push transposes down the graph until they meet their inverse, a reshape, a matrix product, or the end."""
 
 from __future__ import annotations
 
@@ -10,16 +10,6 @@ import numpy as np
 from qcc.ir import Graph, Node, Op
 from qcc.ops import Gather, Interpolate, MatMul, ReduceMean, Reshape, Transpose
 from qcc.passes.simplify.rewrite import Rewriting, rewriting
-
-
-def sink_transposes(graph: Graph) -> Graph:
-    """f(transpose(x), ...) -> transpose(f'(x, ...)), for every f that has such an f'; then transposes meet and cancel.
-
-    transpose(transpose(x)) -> one transpose, or none
-    transpose that moves only extents of 1 -> reshape
-    matmul(reshape(transpose(x)), w) -> matmul(reshape(x), rows of w in another order)
-    """
-    return _transposes(graph)
 
 
 def _merged(rw: Rewriting, node: Node) -> str | None:
@@ -130,5 +120,5 @@ def _kept(rw: Rewriting, node: Node) -> str | None:
     return rw.emit(Reshape(tuple(n for i, n in enumerate(rw.shape(mean)) if i not in node.op.axes)), (mean,), name)
 
 
-_transposes = rewriting(_merged, _only_ones, _absorbed, _sunk)
+TRANSPOSES = (_merged, _only_ones, _absorbed, _sunk)
 _keep = rewriting(_kept)
