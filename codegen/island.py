@@ -34,14 +34,17 @@ class IslandRequest:
 
     Attributes:
         label: how messages call it, for example "Softmax (node 'probabilities')".
-        model: a serialized ONNX model whose inputs and outputs are the node's, in order; inputs that are constants are initializers.
-        inputs, outputs: contiguous views of the model's inputs (without initializers) and outputs.
+        model: a serialized ONNX model whose inputs and outputs are the node's, in order.
+        inputs, outputs: contiguous views of the model's inputs, without initializers and those in `constants`, and outputs.
+        constants: position and content (C order, little-endian) of model inputs that are constants. Many operators cannot be
+            lowered unless they know their shapes, axes and amounts.
     """
 
     label: str
     model: bytes
     inputs: tuple[View, ...]
     outputs: tuple[View, ...]
+    constants: tuple[tuple[int, bytes], ...] = ()
 
     def probe(self, target: Target) -> Island:
         """Lower the node (in a child process)."""
@@ -109,7 +112,7 @@ def _lower(request: IslandRequest) -> Island:
     import tvm
     from tvm import s_tir
 
-    program = _Program(_legalized(request.model), request)
+    program = _Program(_legalized(request), request)
     # A function that is called twice needs variables of its own each time.
     flat = [(flatten(_scheduled(s_tir.renew_defs(function))), slots) for function, slots in program.calls]
     internal = program.place_results()
@@ -124,14 +127,20 @@ def _lower(request: IslandRequest) -> Island:
     return Island(IslandKernel(request.label, operands, max(1, tasks), workspace, code), program.constants)
 
 
-def _legalized(model: bytes) -> Any:
+def _legalized(request: IslandRequest) -> Any:
     """A Relax module whose main function only calls PrimFuncs."""
     import tvm
     from tvm import relax
     from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
-    message = onnx_frontend.onnx.onnx_ml_pb2.ModelProto.FromString(model)     # the class that the front end reads
-    module = from_onnx(message, keep_params_in_input=False)
+    model = onnx_frontend.onnx.onnx_ml_pb2.ModelProto.FromString(request.model)     # the class that the front end reads
+    for position, content in sorted(request.constants, reverse=True):
+        declared = model.graph.input[position]
+        kind = declared.type.tensor_type
+        dims = [dimension.dim_value for dimension in kind.shape.dim]
+        model.graph.initializer.add(name=declared.name, data_type=kind.elem_type, dims=dims, raw_data=content)
+        del model.graph.input[position]
+    module = from_onnx(model, keep_params_in_input=False)
     passes = relax.transform
     return tvm.ir.transform.Sequential([
         passes.DecomposeOpsForInference(), passes.CanonicalizeBindings(), passes.FoldConstant(), passes.LegalizeOps(),

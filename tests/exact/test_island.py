@@ -18,6 +18,9 @@ from qcc.codegen.target import find_target
 from qcc.codegen.worker import KernelCompiler
 from qcc.errors import UnsupportedOperator
 from qcc.ir import Array, TensorType
+from qcc.ir.types import F32
+from qcc.onnx.operator import export_operator
+from qcc.ops import OnnxOperator
 from tests.exact.runner import library
 
 Case = tuple[onnx.ModelProto, list[Array]]
@@ -115,6 +118,23 @@ def test_agrees_with_onnx_runtime(compiler: KernelCompiler, tmp_path: Path) -> N
         for result, expected in zip(results, references[label], strict=False):
             assert result.dtype == expected.dtype
             np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5, err_msg=label)
+
+
+def test_operators_of_the_graph(compiler: KernelCompiler, tmp_path: Path) -> None:
+    """As a compiler does it: the operator's own export, constants by position."""
+    clip = OnnxOperator("Clip", "", 13, (), (1,), (("f32", (3, 40)),))
+    tile = OnnxOperator("Tile", "", 13, (), (), (("f32", (6, 40)),))
+    x, high, repeats = f32(3, 40), np.array(0.3, np.float32), np.array([2, 1])
+    expected = [np.minimum(x, high), np.tile(x, (2, 1))]
+    requests = []
+    for op, value, result in ((clip, high, expected[0]), (tile, repeats, expected[1])):
+        model = export_operator(op, [TensorType.of(x), TensorType.of(value)]).SerializeToString()
+        views = [View.contiguous(F32, array.shape) for array in (x, result)]
+        requests.append(IslandRequest(op.type, model, (views[0],), (views[1],), ((1, value.tobytes()),)))
+    islands = lower_islands(compiler, requests)
+    built = library([island.kernel for island in islands], compiler, tmp_path)
+    for island, result in zip(islands, expected, strict=True):
+        assert np.array_equal(built.run(island.kernel, [x, *island.constants])[0], result)
 
 
 def test_every_unsupported_node_is_named(compiler: KernelCompiler) -> None:

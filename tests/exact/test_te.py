@@ -158,7 +158,7 @@ def kernel_of(op: Op, inputs: list[Array], constants: tuple[int, ...]) -> TeKern
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equal_to_evaluate(family: str, compiler: KernelCompiler, tmp_path_factory: pytest.TempPathFactory) -> None:
-    @settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
     @given(st.lists(FAMILIES[family](), min_size=8, max_size=12))
     def check(cases: list[Inputs]) -> None:
         kernels = [kernel_of(*case) for case in cases]
