@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+import qcc.onnx  # noqa: F401  (gives operators that only ONNX defines their meaning)
 from qcc.disassembly import Function, functions
 from qcc.errors import QccError, VerificationError
 from qcc.ir import Array, Graph, Node, interpret, parse
