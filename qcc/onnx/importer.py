@@ -106,7 +106,7 @@ def _nodes(c: Conversion, nodes: Iterable[onnx.NodeProto], opset: int) -> None:
                 continue
             except Unsupported as error:
                 reason = str(error)
-            except (TypeMismatch, ValueError, IndexError) as error:
+            except (TypeMismatch, ValueError, IndexError, ZeroDivisionError) as error:
                 reason = f"its inputs do not fit: {error}"
         if reason is not None:
             c.problems.append(f"node {call.label}: {node.op_type} (domain {node.domain or 'ai.onnx'!r}, opset {opset}): {reason}")

@@ -17,14 +17,16 @@ from pathlib import Path
 import numpy as np
 from mutations import mutant
 
+from qcc.codegen.floats import make_islands
 from qcc.codegen.plan import plan
 from qcc.codegen.target import TARGETS
+from qcc.codegen.worker import KernelCompiler
 from qcc.compiler import compile_model, measure
 from qcc.data import calibration_batches
 from qcc.errors import DataError, QccError
 from qcc.ir import Pipeline, TensorType, verify
 from qcc.ir.types import Array
-from qcc.onnx import import_model
+from qcc.onnx import export_node, import_model
 from qcc.passes.integer import prove, to_integer
 from qcc.passes.quantize import encode, place
 from qcc.passes.simplify import SIMPLIFY
@@ -42,8 +44,8 @@ def batches(inputs: Mapping[str, TensorType]) -> list[dict[str, Array]]:
     return [{name: random.standard_normal(t.shape).astype(t.dtype.numpy) for name, t in inputs.items()} for _ in range(2)]
 
 
-def to_program(content: bytes) -> None:
-    """All of the compiler but the machine code."""
+def to_program(content: bytes, kernels: KernelCompiler) -> None:
+    """All of the compiler but the machine code; `kernels` lowers the float nodes."""
     recipe = Recipe(target=TARGET.name)
     graph = Pipeline(SIMPLIFY)(import_model(content))
     placement = place(graph, False)
@@ -54,7 +56,7 @@ def to_program(content: bytes) -> None:
     integer = to_integer(quantized, placement, False)
     verify(integer)
     prove(integer)
-    plan(integer, TARGET, "mutant")
+    plan(integer, TARGET, "mutant", make_islands(integer, kernels, export_node))
 
 
 def whole(content: bytes, folder: Path) -> None:
@@ -85,17 +87,18 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
     model = path.read_bytes()
-    for seed in range(first, first + count):
-        print(json.dumps({"begin": seed}), flush=True)
-        start = time.perf_counter()
-        content = mutant(model, seed)
-        kind, message = attempt(partial(to_program, content))
-        if kind == "ok" and left:
-            left -= 1
-            folder = work / str(seed)
-            folder.mkdir()
-            kind, message = attempt(partial(whole, content, folder))
-        print(json.dumps({"seed": seed, "kind": kind, "message": message, "seconds": time.perf_counter() - start}), flush=True)
+    with KernelCompiler(TARGET, 1) as kernels:
+        for seed in range(first, first + count):
+            print(json.dumps({"begin": seed}), flush=True)
+            start = time.perf_counter()
+            content = mutant(model, seed)
+            kind, message = attempt(partial(to_program, content, kernels))
+            if kind == "ok" and left:
+                left -= 1
+                folder = work / str(seed)
+                folder.mkdir()
+                kind, message = attempt(partial(whole, content, folder))
+            print(json.dumps({"seed": seed, "kind": kind, "message": message, "seconds": time.perf_counter() - start}), flush=True)
 
 
 if __name__ == "__main__":
