@@ -29,7 +29,8 @@ _CLEAN = (
 )
 _FORMS = (
     _pass(keep_reduced_axes, Numerics.EXACT), _pass(recognize_shuffle, Numerics.EXACT), _pass(name_global_pools, Numerics.CLOSE),
-    _pass(decompose_batchnorm, Numerics.CLOSE),
+    # Before arithmetic is merged: the last factor of a function may go into the weights behind it.
+    _pass(recognize_functions, Numerics.CLOSE), _pass(decompose_batchnorm, Numerics.CLOSE),
 )
 _FUSION = (
     _pass(normalize_arithmetic, Numerics.CLOSE), _pass(sink_layout, Numerics.CLOSE), _pass(merge_clips, Numerics.EXACT),

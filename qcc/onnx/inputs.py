@@ -102,7 +102,8 @@ def _dims(value: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> list[Dim
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     if dim.HasField("dim_value") and dim.dim_value > 0:
         return int(dim.dim_value)
-    return str(dim.dim_param) or None       # some exporters write 0 or -1 for an open dimension
+    # Some exporters write 0 or -1 for an open dimension, or "?" as the name of all of them.
+    return str(dim.dim_param) if any(letter.isalnum() for letter in dim.dim_param) else None
 
 
 def _symbols(dims: Mapping[str, list[Dim]], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

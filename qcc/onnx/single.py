@@ -23,4 +23,5 @@ def export_node(graph: Graph, node: Node) -> bytes:
     outputs = [f"y{number}" for number in range(len(node.outputs))]
     builder.add(node.op, [names[name] for name in node.inputs], outputs)
     builder.outputs.update({name: name for name in outputs})
-    return export_model(builder.build()).SerializeToString(deterministic=True)
+    serialized: bytes = export_model(builder.build()).SerializeToString(deterministic=True)
+    return serialized
