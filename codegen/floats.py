@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from qcc.codegen.families import Call, Scratch, Site
 from qcc.codegen.groups import Group
 from qcc.codegen.island import Island, IslandRequest, lower_islands
 from qcc.codegen.kernel import View
 from qcc.codegen.worker import KernelCompiler
-from qcc.ir import Graph, Node, Stage
+from qcc.ir import Graph, Node, Stage, TensorType
 from qcc.ops import OnnxOperator
 
 
@@ -39,10 +39,15 @@ def make_islands(graph: Graph, compiler: KernelCompiler, export: Callable[[Graph
     requests = []
     for node in nodes:
         inputs = [graph.types[name] for name in island_inputs(graph, node)]
-        views = (tuple(View.contiguous(t.dtype, t.shape) for t in types) for types in (inputs, graph.output_types(node)))
-        requests.append(IslandRequest(f"{node.op} (node {node.outputs[0]!r})", export(graph, node), *views))
+        requests.append(
+            IslandRequest(f"{node.op} (node {node.outputs[0]!r})", export(graph, node), _dense(inputs), _dense(graph.output_types(node)))
+        )
     islands = lower_islands(compiler, requests) if requests else []
     return {node.outputs[0]: island for node, island in zip(nodes, islands, strict=True)}
+
+
+def _dense(types: Iterable[TensorType]) -> tuple[View, ...]:
+    return tuple(View.contiguous(type.dtype, type.shape) for type in types)
 
 
 def plan_island(site: Site) -> list[Call]:

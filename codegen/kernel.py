@@ -50,8 +50,8 @@ class View:
 class Kernel(Protocol):
     """One function: `int32_t symbol(void* p0, ..., void* pN, int32_t begin, int32_t end)`, 0 on success.
 
-    The pointers stand in the order of `operands`: sources, constants, destinations, then scratch memory. The work is `tasks` independent pieces;
-    a call does those in [begin, end), and calls with disjoint ranges may run at the same time on different threads.
+    The pointers stand in the order of `operands`: sources, constants, destinations, then scratch memory. The work is `tasks`
+    independent pieces; a call does those in [begin, end), and calls with disjoint ranges may run at the same time on different threads.
     The function allocates no memory and keeps no state. It may read up to `READ_SLACK` bytes beyond the end of a source or constant.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -10,21 +9,31 @@ import numpy as np
 from qcc.codegen.families import Call, Family, Site
 from qcc.codegen.floats import is_island, plan_island
 from qcc.codegen.groups import Group
-from qcc.codegen.kernel import View
+from qcc.codegen.kernel import Kernel, View
 from qcc.codegen.moves import is_move, plan_move
 from qcc.codegen.placing import DENSE, Capabilities, Place
 from qcc.codegen.te import TeKernel
 from qcc.codegen.x86.border import plan_dequantize, plan_quantize
 from qcc.codegen.x86.dense import plan_dense
 from qcc.codegen.x86.depthwise import plan_depthwise
-from qcc.codegen.x86.epilogue import Requantization
 from qcc.codegen.x86.elementwise import plan_clamp, plan_multiply, plan_requantize
+from qcc.codegen.x86.epilogue import Requantization
 from qcc.codegen.x86.lookup import plan_lookup
 from qcc.codegen.x86.pool import plan_global_sum, plan_window_max, plan_window_sum
 from qcc.ir import Array, DType, Graph, Node
 from qcc.ir.types import U8
 from qcc.ops import (
-    Clamp, Dequantize, IntegerConvolution, IntegerMatMul, IntegerMultiply, Lookup, Quantize, ReduceSum, Requantize, WindowMax, WindowSum,
+    Clamp,
+    Dequantize,
+    IntegerConvolution,
+    IntegerMatMul,
+    IntegerMultiply,
+    Lookup,
+    Quantize,
+    ReduceSum,
+    Requantize,
+    WindowMax,
+    WindowSum,
 )
 
 STRIDED = Capabilities(True)
@@ -40,7 +49,9 @@ def requantization(site: Site) -> Requantization | None:
     multiplier = site.constant(node.inputs[1]).reshape(-1)
     residual = int(site.constant(node.inputs[3]).reshape(())) if len(node.inputs) > 2 else 0
     zero = op.zero_points[1] if len(node.inputs) > 2 else 0
-    return Requantization(multiplier if multiplier.size > 1 else multiplier.reshape(()), op.shift, op.zero_point, op.low, op.high, residual, zero)
+    return Requantization(
+        multiplier if multiplier.size > 1 else multiplier.reshape(()), op.shift, op.zero_point, op.low, op.high, residual, zero
+    )
 
 
 def image(view: View) -> View:
@@ -74,10 +85,15 @@ def plan_linear(site: Site) -> list[Call]:
         weights = weights[:, None, None, :]
     source, target = image(x.view), image(y.view)
     added = None if residual is None else image(residual.view)
+    kernel: Kernel
     if is_depthwise(site.graph, site.group):
-        kernel, constants = plan_depthwise(source, weights, bias, op.strides, op.dilations, target, requantization(site), added, site.target)
+        kernel, constants = plan_depthwise(
+            source, weights, bias, op.strides, op.dilations, target, requantization(site), added, site.target
+        )
     else:
-        kernel, constants = plan_dense(source, weights, bias, op.strides, op.dilations, op.groups, target, requantization(site), added, site.target)
+        kernel, constants = plan_dense(
+            source, weights, bias, op.strides, op.dilations, op.groups, target, requantization(site), added, site.target
+        )
     return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
 
 

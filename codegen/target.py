@@ -38,9 +38,24 @@ _LINUX = "x86_64-unknown-linux-gnu"
 TARGETS = {
     target.name: target
     for target in (
-        Target("x86-64-avx512vnni", _LINUX, _AVX512,
-               ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "popcnt", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"), 16, 32, "vnni512"),
-        Target("x86-64-avxvnni", _LINUX, (*_AVX2, "+avxvnni"), ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "popcnt", "avx_vnni"), 8, 16, "vnni256"),
+        Target(
+            "x86-64-avx512vnni",
+            _LINUX,
+            _AVX512,
+            ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "popcnt", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+            16,
+            32,
+            "vnni512",
+        ),
+        Target(
+            "x86-64-avxvnni",
+            _LINUX,
+            (*_AVX2, "+avxvnni"),
+            ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "popcnt", "avx_vnni"),
+            8,
+            16,
+            "vnni256",
+        ),
         Target("x86-64-avx2", _LINUX, _AVX2, ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "popcnt"), 8, 16, "madd256"),
     )
 }

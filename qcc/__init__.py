@@ -25,8 +25,16 @@ def __getattr__(name: str) -> Any:
 
 
 def compile(
-    model: Any, target: str = "host", bits: int = 8, calibration_data: Any = None, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    name: str = "", io: str = "float", recipe: Recipe | None = None, progress: Progress | None = None,
+    model: Any,
+    target: str = "host",
+    bits: int = 8,
+    calibration_data: Any = None,
+    *,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    name: str = "",
+    io: str = "float",
+    recipe: Recipe | None = None,
+    progress: Progress | None = None,
 ) -> Artifact:
     """Compile an ONNX model to an integer library.
 
@@ -47,6 +55,8 @@ def compile(
     from qcc.data import calibration_batches
     from qcc.recipe import Recipe as RecipeType
 
-    chosen = recipe or RecipeType(target=target, name=name, weight_bits=bits, activation_bits=bits, io=io, input_shapes=dict(input_shapes or {}))
+    chosen = recipe or RecipeType(
+        target=target, name=name, weight_bits=bits, activation_bits=bits, io=io, input_shapes=dict(input_shapes or {})
+    )
     batches = None if calibration_data is None else lambda inputs: calibration_batches(calibration_data, inputs)
     return compile_model(model, batches, chosen, progress or silent)

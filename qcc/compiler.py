@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,7 +39,8 @@ def compile_model(model: Any, calibration: Calibration | None, recipe: Recipe, p
 
     Args:
         model: path, bytes or onnx.ModelProto; never modified.
-        calibration: batches of inputs by name, or a function that makes them from the inputs' types; iterated once per pass of the observer.
+        calibration: batches of inputs by name, or a function that makes them from the types of the inputs;
+            iterated once per pass of the observer.
         recipe: every choice; the artifact holds it completed.
         progress: told (stage, done, total) as work goes on.
 
@@ -48,7 +49,7 @@ def compile_model(model: Any, calibration: Calibration | None, recipe: Recipe, p
     """
     target = find_target(recipe.target)
     recipe = replace(recipe, target=target.name, name=library_name(recipe.name, model))
-    with KernelCompiler(target) as kernels, TemporaryDirectory(prefix="qcc-") as folder:    # children load TVM meanwhile
+    with KernelCompiler(target) as kernels, TemporaryDirectory(prefix="qcc-") as folder:    # children load TVM now
         imported = import_model(model, recipe.input_shapes)                           # ONNX -> FLOAT
         graph = Pipeline(SIMPLIFY)(imported)                                          # fold, fuse, cancel
         placement = place(graph, recipe.io == "integer")                              # decide: what becomes integers
@@ -66,7 +67,9 @@ def compile_model(model: Any, calibration: Calibration | None, recipe: Recipe, p
     return Artifact(recipe, target, graph, quantized, integer, program, objects, texts, summarize(integer, program))
 
 
-def measure(graph: Graph, placement: Placement, calibration: Calibration | None, recipe: Recipe, progress: Progress = silent) -> dict[str, Range]:
+def measure(
+    graph: Graph, placement: Placement, calibration: Calibration | None, recipe: Recipe, progress: Progress = silent
+) -> dict[str, Range]:
     """Ranges of the values that will be encoded.
 
     Raises:
@@ -75,10 +78,10 @@ def measure(graph: Graph, placement: Placement, calibration: Calibration | None,
     if not placement.encoded:
         return {}
     if calibration is None:
-        raise DataError("no calibration data: expected --calibration-data PATH (a .npz or .npy file, a folder of them, or a folder of images)")
+        raise DataError("no calibration data: expected --calibration-data PATH, a .npz or .npy file, a folder of them, or one of images")
     if callable(calibration):
         calibration = calibration({name: graph.types[name] for name in graph.inputs})
-    total = len(calibration) if hasattr(calibration, "__len__") else 0
+    total = len(calibration) if isinstance(calibration, Sized) else 0
     runner = FloatRunner(graph, placement.encoded)
     return collect(placement.encoded, runner.run, calibration, recipe, lambda done: progress("calibration", done, max(done, total)))
 

@@ -17,12 +17,14 @@ from qcc.passes.integer import Bound
 from qcc.recipe import Recipe
 from qcc.summary import is_float_node, layers
 
-FLOAT_TAIL_BOUND = 1e-5       # of the largest output: float operators behind all integers differ by roundings only
-FLOAT_INNER_BOUND = 0.1       # a float operator before integers can flip a rounding, and later layers amplify that
+FLOAT_TAIL_BOUND = 1e-5  # of the largest output: float operators behind all integers differ by roundings only
+FLOAT_INNER_BOUND = 0.1  # a float operator before integers can flip a rounding, and later layers amplify that
 PACKAGES = ("qcc", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy")
 
 
-def texts(graph: Graph, program: Program, recipe: Recipe, ranges: Mapping[str, Range], bounds: Sequence[Bound], model: str) -> ArtifactTexts:
+def texts(
+    graph: Graph, program: Program, recipe: Recipe, ranges: Mapping[str, Range], bounds: Sequence[Bound], model: str
+) -> ArtifactTexts:
     """Everything of the artifact that is not code.
 
     Args:
@@ -32,10 +34,17 @@ def texts(graph: Graph, program: Program, recipe: Recipe, ranges: Mapping[str, R
     inputs = {port.name: patterns[port.name].array(port.type) for port in program.inputs}
     outputs = interpret(graph, inputs)
     return ArtifactTexts(
-        graph=dump(graph), constants=graph.constants, recipe=recipe.dumps(), golden_inputs=inputs, golden_outputs=outputs,
-        golden_patterns=patterns, output_bounds=output_bounds(graph, outputs), layers=layers(graph, program),
+        graph=dump(graph),
+        constants=graph.constants,
+        recipe=recipe.dumps(),
+        golden_inputs=inputs,
+        golden_outputs=outputs,
+        golden_patterns=patterns,
+        output_bounds=output_bounds(graph, outputs),
+        layers=layers(graph, program),
         proofs=[{"value": b.value, "low": b.low, "high": b.high, "limit": b.limit} for b in bounds],
-        model=model, versions={name: _version(name) for name in PACKAGES},
+        model=model,
+        versions={name: _version(name) for name in PACKAGES},
     )
 
 

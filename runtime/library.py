@@ -48,7 +48,7 @@ class Library:
         try:
             return ctypes.CDLL(path)
         except OSError as error:
-            raise RuntimeFailure(f"{self.path}: cannot be loaded ({error}); if the folder is incomplete, compile the model again") from error
+            raise RuntimeFailure(f"{self.path}: cannot be loaded ({error}); is the folder incomplete? Then compile again") from error
 
     def _open_replaced(self) -> None:
         """Open the file under another name.

@@ -70,7 +70,10 @@ class Dequantize(Op):
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         expect(len(inputs) == 2 and inputs[0].dtype.is_integer and inputs[1].dtype == F32, "dequantize takes integers and an f32 scale")
-        expect(np.broadcast_shapes(inputs[0].shape, inputs[1].shape) == inputs[0].shape, "dequantize: the scale does not broadcast to the integers")
+        expect(
+            np.broadcast_shapes(inputs[0].shape, inputs[1].shape) == inputs[0].shape,
+            "dequantize: the scale does not broadcast to the integers",
+        )
         return (TensorType(F32, inputs[0].shape),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:

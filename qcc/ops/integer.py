@@ -35,26 +35,33 @@ class IntegerConvolution(Op):
     stages = INTEGER_ONLY
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
-        expect(len(inputs) == 3 and [t.rank for t in inputs] == [4, 4, 1], "integer_convolution takes x (rank 4), w (rank 4) and bias (rank 1)")
+        expect(
+            len(inputs) == 3 and [t.rank for t in inputs] == [4, 4, 1], "integer_convolution takes x (rank 4), w (rank 4) and bias (rank 1)"
+        )
         x, w, bias = inputs
-        expect(x.dtype == U8 and w.dtype.kind == "i" and w.dtype.bits <= 8 and bias.dtype == I32, f"integer_convolution of {x.dtype}, {w.dtype}, {bias.dtype}")
-        expect(x.shape[3] == w.shape[3] * self.groups and w.shape[0] % self.groups == 0 and bias.shape == w.shape[:1],
-               f"integer_convolution: {x.shape[3]} channels in {self.groups} groups, weights {list(w.shape)}, bias {list(bias.shape)}")
+        expect(
+            x.dtype == U8 and w.dtype.kind == "i" and w.dtype.bits <= 8 and bias.dtype == I32,
+            f"integer_convolution of {x.dtype}, {w.dtype}, {bias.dtype}",
+        )
+        expect(
+            x.shape[3] == w.shape[3] * self.groups and w.shape[0] % self.groups == 0 and bias.shape == w.shape[:1],
+            f"integer_convolution: {x.shape[3]} channels in {self.groups} groups, weights {list(w.shape)}, bias {list(bias.shape)}",
+        )
         height, width = (output_extent(x.shape[1 + i], w.shape[1 + i], self.strides[i], self.dilations[i]) for i in (0, 1))
         return (TensorType(I32, (x.shape[0], height, width, w.shape[0])),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:
         x, w, bias = inputs
-        view = windows(x, (1, 2), (w.shape[1], w.shape[2]), self.strides, self.dilations)     # n h w c i j
+        view = windows(x, (1, 2), (w.shape[1], w.shape[2]), self.strides, self.dilations)  # n h w c i j
         if self.groups == x.shape[3] == w.shape[0]:
             acc = np.einsum("nhwcij,cij->nhwc", view, w[..., 0].astype(np.int32), dtype=np.int64, casting="unsafe")
             return (acc + bias,)
         inputs_per, outputs_per = w.shape[3], w.shape[0] // self.groups
         parts = []
         for g in range(self.groups):
-            patch = view[:, :, :, g * inputs_per:(g + 1) * inputs_per].transpose(0, 1, 2, 4, 5, 3)
+            patch = view[:, :, :, g * inputs_per : (g + 1) * inputs_per].transpose(0, 1, 2, 4, 5, 3)
             rows = patch.reshape(*patch.shape[:3], -1)
-            parts.append(exact_product(rows, w[g * outputs_per:(g + 1) * outputs_per].reshape(outputs_per, -1).T))
+            parts.append(exact_product(rows, w[g * outputs_per : (g + 1) * outputs_per].reshape(outputs_per, -1).T))
         return (np.concatenate(parts, axis=-1) + bias,)
 
     def macs(self, inputs: tuple[TensorType, ...], outputs: tuple[TensorType, ...]) -> int:
@@ -68,8 +75,13 @@ class IntegerConvolution(Op):
         per = w.shape[3]
         i, j, c = (te.reduce_axis((0, int(n)), label) for n, label in zip(w.shape[1:], "ijc", strict=True))
         (sy, sx), (dy, dx) = self.strides, self.dilations
-        acc = te.compute(outputs[0].shape, lambda n, y, z, o: te.sum(
-            x[n, y * sy + i * dy, z * sx + j * dx, (o // outputs_per) * per + c].astype("int32") * w[o, i, j, c].astype("int32"), axis=[i, j, c]))
+        acc = te.compute(
+            outputs[0].shape,
+            lambda n, y, z, o: te.sum(
+                x[n, y * sy + i * dy, z * sx + j * dx, (o // outputs_per) * per + c].astype("int32") * w[o, i, j, c].astype("int32"),
+                axis=[i, j, c],
+            ),
+        )
         return [te.compute(outputs[0].shape, lambda n, y, z, o: acc[n, y, z, o] + bias[o])]
 
 
@@ -81,10 +93,19 @@ class IntegerMatMul(Op):
     stages = INTEGER_ONLY
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
-        expect(len(inputs) == 3 and inputs[0].rank >= 2 and inputs[1].rank == 2 and inputs[2].rank == 1, "integer_matmul takes x (rank >= 2), w (rank 2), bias (rank 1)")
+        expect(
+            len(inputs) == 3 and inputs[0].rank >= 2 and inputs[1].rank == 2 and inputs[2].rank == 1,
+            "integer_matmul takes x (rank >= 2), w (rank 2), bias (rank 1)",
+        )
         x, w, bias = inputs
-        expect(x.dtype == U8 and w.dtype.kind == "i" and w.dtype.bits <= 8 and bias.dtype == I32, f"integer_matmul of {x.dtype}, {w.dtype}, {bias.dtype}")
-        expect(x.shape[-1] == w.shape[1] and bias.shape == w.shape[:1], f"integer_matmul of {list(x.shape)} with {list(w.shape)}, bias {list(bias.shape)}")
+        expect(
+            x.dtype == U8 and w.dtype.kind == "i" and w.dtype.bits <= 8 and bias.dtype == I32,
+            f"integer_matmul of {x.dtype}, {w.dtype}, {bias.dtype}",
+        )
+        expect(
+            x.shape[-1] == w.shape[1] and bias.shape == w.shape[:1],
+            f"integer_matmul of {list(x.shape)} with {list(w.shape)}, bias {list(bias.shape)}",
+        )
         return (TensorType(I32, (*x.shape[:-1], w.shape[0])),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:
@@ -148,7 +169,10 @@ class Requantize(Op):
         expect(all(t.dtype.is_integer and t.dtype.bits <= 32 for t in inputs), "requantize takes integers of up to 32 bits")
         expect(all(m.dtype == I32 for m in inputs[1::2]), "requantize: multipliers are int32")
         low, high = self.dtype.range
-        expect(1 <= self.shift <= 62 and low <= self.low <= self.high <= high, f"requantize: shift {self.shift}, bounds {self.low}..{self.high} for {self.dtype}")
+        expect(
+            1 <= self.shift <= 62 and low <= self.low <= self.high <= high,
+            f"requantize: shift {self.shift}, bounds {self.low}..{self.high} for {self.dtype}",
+        )
         shape = tuple(np.broadcast_shapes(*(t.shape for t in inputs)))
         return (TensorType(self.dtype, shape),)
 
@@ -204,7 +228,10 @@ class Lookup(Op):
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         x, table = inputs
-        expect(x.dtype == U8 and table.dtype.is_integer and table.shape in ((256,), (*x.shape[-1:], 256)), f"lookup of {x.dtype}{list(x.shape)} in {list(table.shape)}")
+        expect(
+            x.dtype == U8 and table.dtype.is_integer and table.shape in ((256,), (*x.shape[-1:], 256)),
+            f"lookup of {x.dtype}{list(x.shape)} in {list(table.shape)}",
+        )
         return (TensorType(table.dtype, x.shape),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:

@@ -35,7 +35,9 @@ class Window(Op):
 
         i, j = (te.reduce_axis((0, n), label) for n, label in zip(self.kernel, "ij", strict=True))
         (sy, sx), (dy, dx) = self.strides, self.dilations
-        return [te.compute(outputs[0].shape, lambda n, y, z, c: combine(x[n, y * sy + i * dy, z * sx + j * dx, c].astype(dtype), axis=[i, j]))]
+        return [
+            te.compute(outputs[0].shape, lambda n, y, z, c: combine(x[n, y * sy + i * dy, z * sx + j * dx, c].astype(dtype), axis=[i, j]))
+        ]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ class ReduceSum(Op):
     stages = INTEGER_ONLY
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
-        expect(inputs[0].dtype.is_integer and all(0 <= a < inputs[0].rank for a in self.axes), f"reduce_sum over {self.axes} of {inputs[0].dtype} of rank {inputs[0].rank}")
+        expect(
+            inputs[0].dtype.is_integer and all(0 <= a < inputs[0].rank for a in self.axes),
+            f"reduce_sum over {self.axes} of {inputs[0].dtype} of rank {inputs[0].rank}",
+        )
         return (TensorType(I32, reduced_shape(inputs[0].shape, self.axes, self.keep)),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:

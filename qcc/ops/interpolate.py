@@ -14,8 +14,11 @@ from qcc.ir.types import I32
 def _check(op: Op, axis: int, inputs: tuple[TensorType, ...]) -> TensorType:
     expect(len(inputs) == 4, f"{op.name} takes x, lower, upper and weight")
     x, lower, upper, weight = inputs
-    expect(0 <= axis < x.rank and lower.shape == upper.shape == weight.shape and lower.rank == 1, f"{op.name}: axis {axis}, {lower.shape} positions")
-    return TensorType(x.dtype, (*x.shape[:axis], lower.shape[0], *x.shape[axis + 1:]))
+    expect(
+        0 <= axis < x.rank and lower.shape == upper.shape == weight.shape and lower.rank == 1,
+        f"{op.name}: axis {axis}, {lower.shape} positions",
+    )
+    return TensorType(x.dtype, (*x.shape[:axis], lower.shape[0], *x.shape[axis + 1 :]))
 
 
 def _column(values: Array, axis: int, rank: int) -> Array:
@@ -66,7 +69,7 @@ class IntegerInterpolate(Op):
             place = index[self.axis]
 
             def at(position: Any) -> Any:
-                return x(*index[:self.axis], position, *index[self.axis + 1:]).astype("int32")
+                return x(*index[: self.axis], position, *index[self.axis + 1 :]).astype("int32")
 
             one = tirx.const(1 << self.bits, "int32")
             return at(lower[place]) * (one - weight[place]) + at(upper[place]) * weight[place]

@@ -29,11 +29,19 @@ class Convolution(Op):
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         x, w = inputs[:2]
-        expect(len(inputs) in (2, 3) and x.rank == w.rank == 4, f"convolution takes x and w of rank 4 and maybe a bias, got ranks {x.rank}, {w.rank}")
+        expect(
+            len(inputs) in (2, 3) and x.rank == w.rank == 4,
+            f"convolution takes x and w of rank 4 and maybe a bias, got ranks {x.rank}, {w.rank}",
+        )
         expect(x.dtype == w.dtype and x.dtype.is_float, f"convolution of {x.dtype} with {w.dtype}")
-        expect(x.shape[1] == w.shape[1] * self.groups and w.shape[0] % self.groups == 0,
-               f"convolution: {x.shape[1]} input channels in {self.groups} groups do not fit weights {list(w.shape)}")
-        expect(len(inputs) == 2 or inputs[2].shape == w.shape[:1], f"convolution: bias of shape {list(inputs[-1].shape)}, expected [{w.shape[0]}]")
+        expect(
+            x.shape[1] == w.shape[1] * self.groups and w.shape[0] % self.groups == 0,
+            f"convolution: {x.shape[1]} input channels in {self.groups} groups do not fit weights {list(w.shape)}",
+        )
+        expect(
+            len(inputs) == 2 or inputs[2].shape == w.shape[:1],
+            f"convolution: bias of shape {list(inputs[-1].shape)}, expected [{w.shape[0]}]",
+        )
         top, left, bottom, right = self.pads
         height = output_extent(x.shape[2], w.shape[2], self.strides[0], self.dilations[0], top + bottom)
         width = output_extent(x.shape[3], w.shape[3], self.strides[1], self.dilations[1], left + right)
@@ -45,8 +53,12 @@ class Convolution(Op):
         padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
         view = windows(padded, (2, 3), (w.shape[2], w.shape[3]), self.strides, self.dilations)
         outputs = w.shape[0] // self.groups
-        parts = [np.einsum("nihwyx,oiyx->nohw", view[:, g * w.shape[1]:(g + 1) * w.shape[1]], w[g * outputs:(g + 1) * outputs], optimize=True)
-                 for g in range(self.groups)]
+        parts = [
+            np.einsum(
+                "nihwyx,oiyx->nohw", view[:, g * w.shape[1] : (g + 1) * w.shape[1]], w[g * outputs : (g + 1) * outputs], optimize=True
+            )
+            for g in range(self.groups)
+        ]
         y = np.concatenate(parts, axis=1)
         return ((y + inputs[2].reshape(1, -1, 1, 1) if len(inputs) == 3 else y).astype(x.dtype),)
 
@@ -69,7 +81,10 @@ class MatMul(Op):
             shape = _matmul_shape(a, b)
         except ValueError as error:
             expect(False, f"matmul of {list(a.shape)} with {list(b.shape)}: {error}")
-        expect(len(inputs) == 2 or inputs[2].shape == shape[-1:], f"matmul: bias of shape {list(inputs[-1].shape)}, expected {list(shape[-1:])}")
+        expect(
+            len(inputs) == 2 or inputs[2].shape == shape[-1:],
+            f"matmul: bias of shape {list(inputs[-1].shape)}, expected {list(shape[-1:])}",
+        )
         return (TensorType(a.dtype, tuple(int(n) for n in shape)),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:

@@ -34,7 +34,7 @@ class Pool(Op):
             before, after = self.pads[axis], self.pads[axis + 2]
             extent = output_extent(shape[2 + axis], self.kernel[axis], self.strides[axis], self.dilations[axis], before + after, self.ceil)
             if self.ceil and (extent - 1) * self.strides[axis] >= shape[2 + axis] + before:
-                extent -= 1    # a window that would start in the padding behind the image is dropped
+                extent -= 1  # a window that would start in the padding behind the image is dropped
             result.append(extent)
         return result[0], result[1]
 
@@ -100,7 +100,10 @@ class ReduceMean(Op):
     stages = FLOATING
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
-        expect(len(inputs) == 1 and all(0 <= a < inputs[0].rank for a in self.axes), f"reduce_mean: axes {self.axes} of a tensor of rank {inputs[0].rank}")
+        expect(
+            len(inputs) == 1 and all(0 <= a < inputs[0].rank for a in self.axes),
+            f"reduce_mean: axes {self.axes} of a tensor of rank {inputs[0].rank}",
+        )
         return (TensorType(inputs[0].dtype, reduced_shape(inputs[0].shape, self.axes, self.keep)),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:

@@ -39,7 +39,9 @@ class Transpose(Op):
     name: ClassVar[str] = "transpose"
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
-        expect(sorted(self.permutation) == list(range(inputs[0].rank)), f"transpose: {self.permutation} does not permute rank {inputs[0].rank}")
+        expect(
+            sorted(self.permutation) == list(range(inputs[0].rank)), f"transpose: {self.permutation} does not permute rank {inputs[0].rank}"
+        )
         return (TensorType(inputs[0].dtype, tuple(inputs[0].shape[p] for p in self.permutation)),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:
@@ -67,8 +69,10 @@ class Slice(Op):
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         x = inputs[0]
         expect(len(self.starts) == x.rank, f"slice: {len(self.starts)} ranges for rank {x.rank}")
-        expect(all(0 <= a and b <= n and s > 0 for a, b, s, n in zip(self.starts, self.stops, self.steps, x.shape, strict=True)),
-               f"slice {self.starts}:{self.stops}:{self.steps} leaves {list(x.shape)}")
+        expect(
+            all(a >= 0 and b <= n and s > 0 for a, b, s, n in zip(self.starts, self.stops, self.steps, x.shape, strict=True)),
+            f"slice {self.starts}:{self.stops}:{self.steps} leaves {list(x.shape)}",
+        )
         return (TensorType(x.dtype, tuple(len(range(n)[s]) for n, s in zip(x.shape, self.slices, strict=True))),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:
@@ -126,10 +130,13 @@ class Concat(Op):
         first = inputs[0]
         expect(0 <= self.axis < first.rank, f"concat along axis {self.axis} of rank {first.rank}")
         expect(len({t.dtype for t in inputs}) == 1, f"concat of {sorted({str(t.dtype) for t in inputs})}")
-        others = {(*t.shape[:self.axis], *t.shape[self.axis + 1:]) for t in inputs}
-        expect(len(others) == 1 and all(t.rank == first.rank for t in inputs), f"concat of shapes {[list(t.shape) for t in inputs]} along {self.axis}")
+        others = {(*t.shape[: self.axis], *t.shape[self.axis + 1 :]) for t in inputs}
+        expect(
+            len(others) == 1 and all(t.rank == first.rank for t in inputs),
+            f"concat of shapes {[list(t.shape) for t in inputs]} along {self.axis}",
+        )
         total = sum(t.shape[self.axis] for t in inputs)
-        return (TensorType(first.dtype, (*first.shape[:self.axis], total, *first.shape[self.axis + 1:])),)
+        return (TensorType(first.dtype, (*first.shape[: self.axis], total, *first.shape[self.axis + 1 :])),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:
         return (np.concatenate(inputs, axis=self.axis),)
@@ -153,7 +160,7 @@ class Gather(Op):
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         x, indices = inputs
         expect(0 <= self.axis < x.rank and indices.dtype.is_integer, f"gather along axis {self.axis} of rank {x.rank} by {indices.dtype}")
-        return (TensorType(x.dtype, (*x.shape[:self.axis], *indices.shape, *x.shape[self.axis + 1:])),)
+        return (TensorType(x.dtype, (*x.shape[: self.axis], *indices.shape, *x.shape[self.axis + 1 :])),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:
         x, indices = inputs
@@ -168,8 +175,8 @@ class Gather(Op):
         rank = len(indices.shape)
 
         def element(*index: Any) -> Any:
-            position = indices(*index[self.axis:self.axis + rank])
-            return x(*index[:self.axis], position, *index[self.axis + rank:])
+            position = indices(*index[self.axis : self.axis + rank])
+            return x(*index[: self.axis], position, *index[self.axis + rank :])
 
         return [te.compute(outputs[0].shape, element, name="gather")]
 

@@ -29,7 +29,7 @@ def random_like(feeds: Feeds, rng: np.random.Generator) -> dict[str, Array]:
 
 
 def inputs_for(samples: list[dict[str, Array]], rng: np.random.Generator) -> list[dict[str, Array]]:
-    real = (samples * INPUTS)[:INPUTS // 2]
+    real = (samples * INPUTS)[: INPUTS // 2]
     return real + [random_like(real[0], rng) for _ in range(INPUTS - len(real))]
 
 
@@ -53,7 +53,12 @@ def compiled(model: Path, feeds: list[dict[str, Array]], folder: Path, target: s
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", model_zoo.BUNDLED)
 def test_bundled_networks(
-    name: str, target: str, tmp_path: Path, rng: np.random.Generator, zoo: Callable[[str], Path], samples: Callable[..., list[dict[str, Array]]]
+    name: str,
+    target: str,
+    tmp_path: Path,
+    rng: np.random.Generator,
+    zoo: Callable[[str], Path],
+    samples: Callable[..., list[dict[str, Array]]],
 ) -> None:
     if not host_features().issuperset(TARGETS[target].features):
         pytest.skip(f"this CPU does not run {target}")
@@ -72,7 +77,7 @@ def test_large_networks(
 ) -> None:
     feeds = samples(name, 2)
     artifact = compiled(zoo(name), feeds, tmp_path / "out")
-    assert_exact(artifact, tmp_path / "out", inputs_for(feeds, rng)[:2 if name in model_zoo.LIGHT else INPUTS], threads=2)
+    assert_exact(artifact, tmp_path / "out", inputs_for(feeds, rng)[: 2 if name in model_zoo.LIGHT else INPUTS], threads=2)
     assert artifact.summary.arena_bytes <= 1.15 * artifact.summary.arena_lower_bound
 
 
