@@ -78,7 +78,7 @@ class Placer:
                 self.parents[result] = (node.inputs[0], node)
         elif isinstance(op, Slice):
             source = node.inputs[0]
-            if op.steps[-1] == 1 and self._movable(result) and not graph.is_constant(source) and source not in graph.inputs:
+            if op.steps[-1:] in ((), (1,)) and self._movable(result) and not graph.is_constant(source) and source not in graph.inputs:
                 self.parents[result] = (source, node)
         elif isinstance(op, Transpose):
             source = node.inputs[0]

@@ -91,7 +91,8 @@ def _output_ports(graph: Graph, groups: Sequence[Group], places: Mapping[str, Pl
             copies.append(copy(f"output {port}", graph.constants[value], destination))
             continue
         place = places[value]
-        whole = place.offset == 0 and place.view.is_contiguous and place.view.span == places[place.root].view.span
+        owner = places.get(place.root)      # an input's copy has none
+        whole = owner is not None and place.offset == 0 and place.view.is_contiguous and place.view.span == owner.view.span
         if whole and place.root not in ports and place.root not in graph.inputs and place.root not in read:
             ports[place.root] = number
         else:

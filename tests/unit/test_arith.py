@@ -74,8 +74,9 @@ def test_dyadic_keeps_its_promises(factors: list[list[float]], signs: int, bound
     try:
         form = dyadic(arrays, bounds, offset)
     except TypeMismatch:
-        peak = max(float(np.abs(a).max()) for a in arrays)
-        assert sum(Fraction(float(np.abs(a).max())) * b for a, b in zip(arrays, bounds, strict=True)) + offset + 1 > 2**60 or peak * 2 > INT32_MAX
+        peaks = [Fraction(float(np.abs(a).max())) for a in arrays]
+        reach = sum(peak * bound for peak, bound in zip(peaks, bounds, strict=True)) + offset + 1
+        assert reach > 2**60 or 2 * max(peaks) > INT32_MAX
         return
     assert 1 <= form.shift <= 62
     reach = (offset + 1) << form.shift

@@ -98,7 +98,8 @@ def test_always_zero() -> None:
 
 
 @given(
-    peaks=st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=5), biases=st.lists(st.floats(-1e9, 1e9, width=32), min_size=5, max_size=5),
+    peaks=st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=5),
+    biases=st.lists(st.floats(-1e9, 1e9, width=32), min_size=5, max_size=5),
     input_scale=st.floats(1e-9, 1e3),
 )
 def test_a_bias_never_overflows(peaks: list[float], biases: list[float], input_scale: float) -> None:
