@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from qcc.ir import Graph, Node
-from qcc.ops import Clip, Function, Gather, Reshape, Transpose
+from qcc.ops import Clip, Function, Gather, ReduceMean, Reshape, Transpose
 from qcc.ops.pointwise import Binary
 from qcc.passes.simplify.constants import compress, operand
 from qcc.passes.simplify.rewrite import Rewriting, rewriting
@@ -21,6 +21,7 @@ def sink_layout(graph: Graph) -> Graph:
     transpose(transpose(x)) -> one transpose, or none; transpose that moves only extents of 1 -> reshape
     matmul(reshape(transpose(x)), w) -> matmul(reshape(x), rows of w in another order)
     reshape(reshape(x)) -> reshape(x), or x
+    reduce_mean(reshape(x)) over joined axes -> reshape(reduce_mean(x))
     f(reshape(x)) -> reshape(f(x)), f(reshape(x), c) -> reshape(f(x, c')), f(reshape(x), reshape(y)) -> reshape(f(x, y)), f elementwise
     """
     return _layout(graph)
@@ -66,6 +67,31 @@ def _other(rw: Rewriting, node: Node, shape: tuple[int, ...]) -> str | None:
     return rw.add_constant(array, f"{node.outputs[0]}/constant")
 
 
+def _mean_before(rw: Rewriting, node: Node) -> str | None:
+    """reduce_mean(reshape(x)) over axes that the reshape has joined: the mean over the axes that they were."""
+    before = rw.producer(node.inputs[0], Reshape) if isinstance(node.op, ReduceMean) and node.op.keep else None
+    if before is None or not isinstance(node.op, ReduceMean):
+        return None
+    x = before.inputs[0]
+    origins = [_origin(rw.shape(x), rw.shape(node.inputs[0]), axis) for axis in node.op.axes]
+    axes = tuple(sorted(axis for origin in origins if origin for axis in origin))
+    if None in origins or len(axes) < len(node.op.axes):
+        return None
+    name = node.outputs[0]
+    mean = rw.emit(ReduceMean(axes), (x,), f"{name}/before")
+    return rw.emit(Reshape(tuple(1 if i in node.op.axes else n for i, n in enumerate(rw.shape(node.inputs[0])))), (mean,), name)
+
+
+def _origin(shape: tuple[int, ...], joined: tuple[int, ...], axis: int) -> tuple[int, ...] | None:
+    """The axes of `shape` whose elements are those of one axis of `joined`, if there are such."""
+    outside = prod(joined[:axis])
+    start = next((i for i in range(len(shape)) if prod(shape[:i]) == outside and shape[i] != 1), None)
+    if start is None or joined[axis] == 1:
+        return None
+    stop = next((i for i in range(start + 1, len(shape) + 1) if prod(shape[start:i]) == joined[axis]), None)
+    return None if stop is None else tuple(range(start, stop))
+
+
 def recognize_shuffle(graph: Graph) -> Graph:
     """reshape(transpose(reshape(x))) that only reorders the indices of one axis -> gather along that axis."""
     return _shuffles(graph)
@@ -93,5 +119,5 @@ def _shuffled(rw: Rewriting, node: Node) -> str | None:
     return None
 
 
-_layout = rewriting(*TRANSPOSES, _merged, _sunk)
+_layout = rewriting(*TRANSPOSES, _merged, _sunk, _mean_before)
 _shuffles = rewriting(_shuffled)

@@ -38,13 +38,14 @@ def extra_output(value: str) -> str:
 
 
 class _Exporter:
-    """One export. A value keeps its name unless an output of the graph is called so; then the value is renamed."""
+    """One export. A value keeps its name unless another value is the output of that name."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        ports = set(graph.outputs)
-        self.names = {name: f"{name}/value" if name in ports and name not in graph.inputs else name for name in graph.types}
-        self.writer = Writer()
+        self.writer = Writer((*graph.types, *graph.outputs, *(extra_output(name) for name in graph.types)))
+        other = {port for port, name in graph.outputs.items() if port != name}
+        self.names = {name: self.writer.own(name, "value") if name in other else name for name in graph.types}
+        self.names.update((name, name) for name in graph.inputs)
 
     def model(self, also: Sequence[str]) -> onnx.ModelProto:
         graph, writer = self.graph, self.writer
@@ -56,7 +57,7 @@ class _Exporter:
             outputs = []
             for name in node.outputs:
                 grid = graph.types[name].encoding is not None
-                outputs.append(f"{self.names[name]}/real" if grid else self.names[name])
+                outputs.append(writer.own(name, "real") if grid else self.names[name])
             WRITERS[type(node.op)](writer, node.op, [self.names.get(n, "") for n in node.inputs], outputs, graph.input_types(node))
             for name, real in zip(node.outputs, outputs, strict=True):
                 self.encode(name, real)
@@ -76,7 +77,7 @@ class _Exporter:
         if encoding is None or array.dtype.kind != "f":
             self.writer.tensor(array, self.names[name])
             return
-        integers = self.writer.tensor(encoding.quantize(array), f"{self.names[name]}/integers")
+        integers = self.writer.tensor(encoding.quantize(array), self.writer.own(name, "integers"))
         parameters = self.parameters(name, encoding, encoding.dtype.numpy)
         self.writer.node("DequantizeLinear", [integers, *parameters], self.names[name], axis=encoding.axis or 0)
 
@@ -88,20 +89,21 @@ class _Exporter:
         storage: np.dtype[np.integer[Any]] = encoding.dtype.numpy
         parameters = self.parameters(name, encoding, storage)
         if encoding.range != (np.iinfo(storage).min, np.iinfo(storage).max):
-            real = self.writer.node("Clip", [real, *self.bounds(name, encoding)], f"{name}/within")
-        integers = self.writer.node("QuantizeLinear", [real, *parameters], f"{name}/integers", axis=encoding.axis or 0)
-        target = f"{name}/grid" if name in self.graph.inputs else self.names[name]
+            real = self.writer.node("Clip", [real, *self.bounds(name, encoding)], self.writer.own(name, "within"))
+        integers = self.writer.node("QuantizeLinear", [real, *parameters], self.writer.own(name, "integers"), axis=encoding.axis or 0)
+        target = self.writer.own(name, "grid") if name in self.graph.inputs else self.names[name]
         self.names[name] = self.writer.node("DequantizeLinear", [integers, *parameters], target, axis=encoding.axis or 0)
 
     def parameters(self, name: str, encoding: Encoding, storage: np.dtype[Any]) -> tuple[str, str]:
         scale, zero = np.array(encoding.scale, np.float32), np.array(encoding.zero_point).astype(storage)
         if encoding.axis is None:
             scale, zero = scale.reshape(()), zero.reshape(())
-        return self.writer.tensor(scale, f"{name}/scale"), self.writer.tensor(zero, f"{name}/zero_point")
+        return self.writer.tensor(scale, self.writer.own(name, "scale")), self.writer.tensor(zero, self.writer.own(name, "zero_point"))
 
     def bounds(self, name: str, encoding: Encoding) -> tuple[str, str]:
         """The real numbers at the ends of a range that is narrower than its storage (6 bits in a byte, for example)."""
         if encoding.axis is not None:
             raise PassError(f"value %{name}: only encodings of a whole tensor can be narrower than their storage in ONNX")
         low, high = (np.float32((q - encoding.zero_point[0]) * encoding.scale[0]) for q in encoding.range)
-        return self.writer.tensor(np.array(low), f"{name}/low"), self.writer.tensor(np.array(high), f"{name}/high")
+        writer = self.writer
+        return writer.tensor(np.array(low), writer.own(name, "low")), writer.tensor(np.array(high), writer.own(name, "high"))

@@ -20,7 +20,7 @@ _CODES = {name: code for code, name in _ELEMENTS.items()}
 
 
 def element_type(code: int) -> DType | None:
-    """The element type for a code of TensorProto, or None where the IR has none (strings, complex, bfloat16, 8-bit floats, 4-bit integers)."""
+    """The element type for a code of TensorProto, or None where the IR has none: strings, complex, bfloat16, float8, int4."""
     return DType.parse(_ELEMENTS[code]) if code in _ELEMENTS else None
 
 

@@ -27,16 +27,35 @@ class FloatRunner:
         self._session = open_session(export_model(graph, self.outputs).SerializeToString(), threads) if self.outputs else None
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Values by name for one set of inputs (float32 arrays of the declared shapes)."""
+        """Values by name for one set of inputs.
+
+        Raises:
+            UsageError: an input is missing, unknown, or not of the declared type and shape.
+        """
+        check_feeds(self.graph, feeds)
         if self._session is None:
             return {}
         return dict(zip(self.outputs, self._session.run([extra_output(name) for name in self.outputs], dict(feeds)), strict=True))
 
     def run_ports(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The graph's outputs by port name."""
+        """The graph's outputs by port name.
+
+        Raises:
+            UsageError: as for `run`.
+        """
+        check_feeds(self.graph, feeds)
         if self._session is None:
             self._session = open_session(export_model(self.graph).SerializeToString(), None)
         return dict(zip(self.graph.outputs, self._session.run(list(self.graph.outputs), dict(feeds)), strict=True))
+
+
+def check_feeds(graph: Graph, feeds: Mapping[str, Array]) -> None:
+    if set(feeds) != set(graph.inputs):
+        raise UsageError(f"inputs of {graph.name!r}: expected {sorted(graph.inputs)}, got {sorted(feeds)}")
+    for name in graph.inputs:
+        want, got = graph.types[name], feeds[name]
+        if got.shape != want.shape or got.dtype != want.dtype.numpy:
+            raise UsageError(f"input {name!r}: expected {want.dtype}{list(want.shape)}, got {got.dtype}{list(got.shape)}")
 
 
 def open_session(model: bytes, threads: int | None) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,22 @@ from qcc.ops import (
 
 
 class Writer:
-    """ONNX nodes and tensors in the making."""
+    """ONNX nodes and tensors in the making. `taken` are the names that mean something to the caller."""
 
-    def __init__(self) -> None:
+    def __init__(self, taken: Iterable[str]) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
+        self._taken = set(taken)
+
+    def own(self, value: str, part: str) -> str:
+        """A name for something that only helps to compute a value."""
+        wanted = name = f"{value}/{part}"
+        for number in count(1):
+            if name not in self._taken:
+                break
+            name = f"{wanted}.{number}"
+        self._taken.add(name)
+        return name
 
     def node(self, type: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(type, list(inputs), [output], **attributes))
@@ -90,7 +102,7 @@ def _matmul(w: Writer, op: MatMul, x: list[str], y: list[str], types: tuple[Tens
     elif types[0].rank == types[1].rank == 2:
         w.node("Gemm", x, y[0])
     else:
-        w.node("Add", [w.node("MatMul", x[:2], f"{y[0]}/product"), x[2]], y[0])
+        w.node("Add", [w.node("MatMul", x[:2], w.own(y[0], "product")), x[2]], y[0])
 
 
 @writes(Clip)
@@ -102,11 +114,11 @@ def _clip(w: Writer, op: Clip, x: list[str], y: list[str], types: tuple[TensorTy
     if op.axis is not None:
         shape[op.axis] = -1
     bounds = (np.array(bound, dtype).reshape(shape if op.axis is not None else ()) for bound in (op.low, op.high))
-    low, high = (w.tensor(bound, f"{y[0]}/{name}") for bound, name in zip(bounds, ("low", "high"), strict=True))
+    low, high = (w.tensor(bound, w.own(y[0], name)) for bound, name in zip(bounds, ("low", "high"), strict=True))
     if op.axis is None:
         w.node("Clip", [x[0], low, high], y[0])
     else:
-        w.node("Min", [w.node("Max", [x[0], low], f"{y[0]}/raised"), high], y[0])
+        w.node("Min", [w.node("Max", [x[0], low], w.own(y[0], "raised")), high], y[0])
 
 
 _NAMED = {function: (name, tuple(attribute for attribute, _ in attributes)) for name, (function, attributes) in FUNCTIONS.items()}
@@ -115,9 +127,9 @@ _NAMED = {function: (name, tuple(attribute for attribute, _ in attributes)) for 
 @writes(Function)
 def _function(w: Writer, op: Function, x: list[str], y: list[str], types: tuple[TensorType, ...]) -> None:
     if op.function == "silu":
-        w.node("Mul", [x[0], w.node("Sigmoid", x, f"{y[0]}/gate")], y[0])
+        w.node("Mul", [x[0], w.node("Sigmoid", x, w.own(y[0], "gate"))], y[0])
     elif op.function == "pow":
-        w.node("Pow", [x[0], w.tensor(np.array(op.parameters[0], types[0].dtype.numpy), f"{y[0]}/exponent")], y[0])
+        w.node("Pow", [x[0], w.tensor(np.array(op.parameters[0], types[0].dtype.numpy), w.own(y[0], "exponent"))], y[0])
     elif op.function in ("gelu", "gelu_tanh"):
         w.node("Gelu", x, y[0], approximate="tanh" if op.function == "gelu_tanh" else "none")
     else:
@@ -143,12 +155,12 @@ def _average_pool(w: Writer, op: AveragePool, x: list[str], y: list[str], types:
 
 @writes(ReduceMean)
 def _reduce_mean(w: Writer, op: ReduceMean, x: list[str], y: list[str], types: tuple[TensorType, ...]) -> None:
-    w.node("ReduceMean", [x[0], w.integers(op.axes, f"{y[0]}/axes")], y[0], keepdims=int(op.keep), noop_with_empty_axes=1)
+    w.node("ReduceMean", [x[0], w.integers(op.axes, w.own(y[0], "axes"))], y[0], keepdims=int(op.keep), noop_with_empty_axes=1)
 
 
 @writes(Reshape)
 def _reshape(w: Writer, op: Reshape, x: list[str], y: list[str], types: tuple[TensorType, ...]) -> None:
-    w.node("Reshape", [x[0], w.integers(op.shape, f"{y[0]}/shape")], y[0], allowzero=int(0 in op.shape))
+    w.node("Reshape", [x[0], w.integers(op.shape, w.own(y[0], "shape"))], y[0], allowzero=int(0 in op.shape))
 
 
 @writes(Transpose)
@@ -159,13 +171,13 @@ def _transpose(w: Writer, op: Transpose, x: list[str], y: list[str], types: tupl
 @writes(Slice)
 def _slice(w: Writer, op: Slice, x: list[str], y: list[str], types: tuple[TensorType, ...]) -> None:
     parts = (("starts", op.starts), ("stops", op.stops), ("axes", range(types[0].rank)), ("steps", op.steps))
-    w.node("Slice", [x[0], *(w.integers(tuple(values), f"{y[0]}/{name}") for name, values in parts)], y[0])
+    w.node("Slice", [x[0], *(w.integers(tuple(values), w.own(y[0], name)) for name, values in parts)], y[0])
 
 
 @writes(Pad)
 def _pad(w: Writer, op: Pad, x: list[str], y: list[str], types: tuple[TensorType, ...]) -> None:
-    value = w.tensor(np.array(op.value, types[0].dtype.numpy), f"{y[0]}/fill")
-    w.node("Pad", [x[0], w.integers((*op.before, *op.after), f"{y[0]}/amounts"), value], y[0])
+    value = w.tensor(np.array(op.value, types[0].dtype.numpy), w.own(y[0], "fill"))
+    w.node("Pad", [x[0], w.integers((*op.before, *op.after), w.own(y[0], "amounts")), value], y[0])
 
 
 @writes(Concat)
@@ -180,13 +192,13 @@ def _gather(w: Writer, op: Gather, x: list[str], y: list[str], types: tuple[Tens
 
 @writes(Interpolate)
 def _interpolate(w: Writer, op: Interpolate, x: list[str], y: list[str], types: tuple[TensorType, ...]) -> None:
-    column = w.integers([-1 if axis == op.axis else 1 for axis in range(types[0].rank)], f"{y[0]}/column")
-    upper = w.node("Reshape", [x[3], column], f"{y[0]}/weight")
-    lower = w.node("Sub", [w.tensor(np.array(1, types[0].dtype.numpy), f"{y[0]}/one"), upper], f"{y[0]}/rest")
+    column = w.integers([-1 if axis == op.axis else 1 for axis in range(types[0].rank)], w.own(y[0], "column"))
+    upper = w.node("Reshape", [x[3], column], w.own(y[0], "weight"))
+    lower = w.node("Sub", [w.tensor(np.array(1, types[0].dtype.numpy), w.own(y[0], "one")), upper], w.own(y[0], "rest"))
     terms = []
     for index, weight in ((1, lower), (2, upper)):
-        taken = w.node("Gather", [x[0], x[index]], f"{y[0]}/at.{index}", axis=op.axis)
-        terms.append(w.node("Mul", [taken, weight], f"{y[0]}/term.{index}"))
+        taken = w.node("Gather", [x[0], x[index]], w.own(y[0], "at"), axis=op.axis)
+        terms.append(w.node("Mul", [taken, weight], w.own(y[0], "term")))
     w.node("Add", terms, y[0])
 
 

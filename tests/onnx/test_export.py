@@ -163,9 +163,32 @@ def test_bundled_models_come_back(name: str, rng: np.random.Generator) -> None:
         np.testing.assert_allclose(array, expected[port], rtol=1e-5, atol=1e-6)
 
 
-def test_runner_names_unknown_values(rng: np.random.Generator) -> None:
+def test_runner_refuses_what_does_not_fit(rng: np.random.Generator) -> None:
+    graph = every_operator(rng)
     with pytest.raises(UsageError, match="nothing"):
-        FloatRunner(every_operator(rng), ("nothing",))
+        FloatRunner(graph, ("nothing",))
+    runner = FloatRunner(graph, ("x",))
+    with pytest.raises(UsageError, match=r"expected \['x'\], got \['z'\]"):
+        runner.run({"z": np.zeros((1, 4, 6, 6), np.float32)})
+    with pytest.raises(UsageError, match=r"expected f32\[1, 4, 6, 6\], got f"):
+        runner.run({"x": np.zeros((1, 4, 6, 6))})
+
+
+def test_names_that_helpers_would_take() -> None:
+    """Values may be called just what the parts of an exported operator would be called."""
+    b = GraphBuilder()
+    x = b.input("x", TensorType(F32, (2, 3)))
+    low = b.add(Clip((-1.0,), (2.0,)), [x], ["y/low"])
+    shape = b.add(Function("tanh"), [low], ["z/shape"])
+    y = b.add(Clip((-0.5,), (0.5,)), [shape], ["y"])
+    b.outputs["y"] = b.add(Reshape((3, 2)), [y], ["z"])
+    b.outputs["x/value"] = x
+    graph = b.build()
+    feeds = {"x": np.linspace(-3, 3, 6, dtype=np.float32).reshape(2, 3)}
+    got = FloatRunner(graph, tuple(graph.types)).run(feeds) | FloatRunner(graph, ()).run_ports(feeds)
+    expected = interpret(graph, feeds, keep=frozenset(graph.types) - {"y"})
+    for name, array in expected.items():
+        np.testing.assert_allclose(got[name], array, rtol=1e-6, err_msg=name)
 
 
 def test_single_operators() -> None:
