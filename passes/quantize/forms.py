@@ -46,6 +46,7 @@ class Form(StrEnum):
 
 
 ACCUMULATING = frozenset({Form.LINEAR, Form.SUM, Form.SCALE, Form.PRODUCT, Form.MEAN, Form.BLEND})
+SINGLE = frozenset({Form.LINEAR, Form.MEAN, Form.PRODUCT})      # one int32 accumulator with one scale or one per channel
 TIED = frozenset({Form.MOVE, Form.MAXIMUM})     # output and inputs must have one encoding
 
 _SIMPLE = {

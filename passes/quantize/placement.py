@@ -12,7 +12,7 @@ import networkx as nx
 
 from qcc.ir import Graph, Node
 from qcc.ir.types import F32
-from qcc.passes.quantize.forms import ACCUMULATING, TIED, Form, data_inputs, form_of
+from qcc.passes.quantize.forms import ACCUMULATING, SINGLE, TIED, Form, data_inputs, form_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _wants_encoding(graph: Graph, forms: Mapping[str, Form], name: str, integer_
     producer = graph.producers.get(name)
     if producer is None or producer.outputs[0] not in forms:
         return read
-    direct = forms[producer.outputs[0]] is Form.LINEAR and not read
+    direct = forms[producer.outputs[0]] in SINGLE and not read      # the border converts the accumulator, unrounded
     return not direct or (integer_outputs and name in graph.output_values)
 
 
