@@ -120,7 +120,7 @@ def profiled(module: Module, feeds: Mapping[str, Array], rounds: int) -> list[di
 def bench_text(report: Mapping[str, Any]) -> str:
     """Tables of contenders and, if measured, of layers."""
     rows = [(c["name"], time_text(c["median_s"]), time_text(c["best_s"]), f"{c['ratio']:.2f}") for c in report["contenders"]]
-    text = table(("runtime", "median", "best", "time / qcc"), rows) + f"\n\n{report['threads']} threads, {report['rounds']} rounds"
+    text = table(("runtime", "median", "best", "time / qcc"), rows) + f"\n\nthreads: {report['threads']}; rounds: {report['rounds']}"
     if report["layers"]:
         lines = [
             (layer["node"], time_text(layer["seconds"]), f"{100 * layer['share']:.1f} %", count_text(layer["macs"]),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,3 +160,23 @@ def test_recipes_that_are_refused(qcc: Run, shared: Any, tmp_path: Path, text: s
     result = qcc("compile", shared.model, "-o", tmp_path / "out", "--calibration-data", shared.data, "--recipe", recipe)
     assert result.exit_code == 2, result.output
     assert message in result.stderr
+
+
+def test_progress_is_shown_on_a_terminal_only(qcc_process: Run, shared: Any, tmp_path: Path) -> None:
+    arguments = ("compile", shared.model, "--calibration-data", shared.data, "-o")
+    for options, shown in (((), True), (("--quiet",), False)):
+        ours, theirs = pty.openpty()
+        with qcc_process(*arguments, tmp_path / f"out{len(options)}", *options, stderr=theirs) as process:
+            os.close(theirs)
+            printed = _read_all(ours)
+        assert process.returncode == 0
+        assert ("calibration" in printed and "kernels" in printed) == shown, printed
+    assert shared.compiled.stderr == ""
+
+
+def _read_all(terminal: int) -> str:
+    content = b""
+    with contextlib.suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as file:      # a terminal ends with an error
+        while part := file.read(4096):
+            content += part
+    return content.decode()
