@@ -70,8 +70,11 @@ class Percentile:
         if turn == 0:
             self.extremes.observe(values, turn)
         else:
-            span = (self.extremes.low, self.extremes.high)
-            self.counts += np.histogram(values, BINS, span if span[0] < span[1] else (span[0] - 0.5, span[0] + 0.5))[0]
+            low, high = self.extremes.low, self.extremes.high
+            if low < high:      # in float64, which has room for BINS numbers between any two of float32
+                self.counts += np.histogram(values.astype(np.float64), BINS, (low, high))[0]
+            else:
+                self.counts[0] += values.size
 
     def range(self) -> Range:
         low, high = self.extremes.low, self.extremes.high

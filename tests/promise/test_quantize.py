@@ -54,7 +54,7 @@ class Reference:
             self.reals[name] = feeds[name].astype(np.float64)
             if integer.types[name].encoding is None:      # the caller's numbers, not their integers
                 self.floats[name] = self.reals[name]
-            self.settle(name, found.get(name), np.float64(1e-5 * np.abs(self.reals[name]).max()))
+            self.settle(name, found.get(name), np.array(1e-5 * np.abs(self.reals[name]).max(initial=0.0)))
         for node in self.qdq.nodes:
             self.node(node, found)
 
@@ -81,7 +81,7 @@ class Reference:
     def slack(self, node: Node, inputs: list[Array], result: Array) -> Array:
         """How far the result before rounding may be off: errors of unrounded inputs, and of constants with a finite resolution."""
         form = self.placement.forms.get(node.outputs[0])
-        errors = [self.errors.get(name, np.float64(0.0)) for name in node.inputs]
+        errors = [self.errors.get(name, np.array(0.0)) for name in node.inputs]
         own = 1e-5 * np.abs(result).max(initial=0.0)        # multipliers have about 30 bits
         if form is Form.LINEAR:
             encoding, weights = (self.qdq.types[name].encoding for name in node.inputs[:2])
@@ -96,7 +96,7 @@ class Reference:
             own += np.max(errors[0], initial=0.0) + 2**-8 * (inputs[0].max() - inputs[0].min())
         else:
             own += max((np.max(e, initial=0.0) for e in errors), default=0.0)
-        return np.float64(own)
+        return np.array(own, np.float64)
 
     def settle(self, name: str, found: tuple[str, tuple[int, ...]] | None, slack: Array) -> None:
         """Compare a value that exists as integers, and go on with what they stand for."""

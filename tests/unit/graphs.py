@@ -143,8 +143,8 @@ def clip(d: Drawing) -> None:
     x = d.pick()
     assert x is not None
     if d.type(x).rank == 4 and d.chance(0.3):
-        low = d.normal(d.shape(x)[1])
-        d.add(Clip(tuple(map(float, low)), tuple(map(float, low + abs(d.normal(len(low))))), 1), x)
+        lows = d.normal(d.shape(x)[1])
+        d.add(Clip(tuple(map(float, lows)), tuple(map(float, lows + abs(d.normal(len(lows))))), 1), x)
     else:
         bounds = [(0.0, np.inf), (0.0, 6.0), (-0.5, 0.25), (-np.inf, 1.0), (2.0, 1.0), (0.5, 0.75)]
         low, high = bounds[d.number(0, len(bounds) - 1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import ClassVar
 
@@ -36,7 +36,7 @@ def diamond() -> Graph:
     """%a = x + x; %b = a * c; %d = a + b; outputs d and a."""
     builder = GraphBuilder("diamond")
     builder.input("x", X)
-    builder.constant(np.float32([1, 2, 3]), "c")
+    builder.constant(np.array([1, 2, 3], np.float32), "c")
     builder.add(Add(), ["x", "x"], ["a"])
     builder.add(Multiply(), ["a", "c"], ["b"])
     builder.add(Add(), ["a", "b"], ["d"])
@@ -74,8 +74,8 @@ def test_constants_are_read_only_copies() -> None:
 
 def test_unread_constants_are_dropped() -> None:
     builder = GraphBuilder()
-    builder.outputs["y"] = builder.constant(np.float32([1]), "kept")
-    builder.constant(np.float32([2]), "dropped")
+    builder.outputs["y"] = builder.constant(np.array([1], np.float32), "kept")
+    builder.constant(np.array([2], np.float32), "dropped")
     assert set(builder.build().constants) == set(builder.build().types) == {"kept"}
 
 
@@ -115,7 +115,7 @@ def test_graphs_do_not_change() -> None:
 
 def test_digest_covers_type_shape_and_content() -> None:
     base = np.arange(6, dtype=np.float32)
-    arrays = [base, base.reshape(2, 3), base.astype(np.float64), base.view(np.int32), base + np.float32(1e-6), -base]
+    arrays: list[Array] = [base, base.reshape(2, 3), base.astype(np.float64), base.view(np.int32), base + np.float32(1e-6), -base]
     arrays += [base[:0], base[:0].reshape(0, 2)]
     assert len({digest(a) for a in arrays}) == len(arrays)
     assert digest(base.reshape(2, 3)) == digest(np.asfortranarray(base.reshape(2, 3)))
@@ -129,7 +129,7 @@ def test_digest_of_strings_is_of_their_letters() -> None:
 def test_interpreter_computes_outputs_and_what_is_to_be_kept() -> None:
     graph = diamond()
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    expected = 2 * x + 2 * x * np.float32([1, 2, 3])
+    expected: Array = 2 * x + 2 * x * np.array([1, 2, 3], np.float32)
     assert set(interpret(graph, {"x": x})) == {"first", "second"}
     results = interpret(graph, {"x": x}, keep=frozenset({"b"}))
     assert set(results) == {"first", "second", "b"}
@@ -212,8 +212,7 @@ def break_it(graph: Graph) -> Graph:
     return replace(graph, outputs={"y": "nothing"})
 
 
-def a_pass(run: object, takes: Stage = Stage.FLOAT, gives: Stage = Stage.FLOAT) -> Pass:
-    assert callable(run)
+def a_pass(run: Callable[[Graph], Graph], takes: Stage = Stage.FLOAT, gives: Stage = Stage.FLOAT) -> Pass:
     return Pass(run.__name__, takes, gives, Numerics.EXACT, run)
 
 

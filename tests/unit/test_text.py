@@ -49,7 +49,7 @@ def test_awkward_names(names: list[str]) -> None:
     x, c, *rest, title = names
     builder = GraphBuilder(title)
     builder.input(x, TensorType(F32, (2, 3)))
-    builder.constant(np.float32([1, 2, 3]), c)
+    builder.constant(np.array([1, 2, 3], np.float32), c)
     last = x
     for name in rest:
         last = builder.add(Add(), [last, c], [name])
@@ -99,8 +99,9 @@ def test_not_a_number_as_attribute() -> None:
 
 
 @pytest.mark.parametrize("array", [
-    np.float32([np.inf, -np.inf, np.nan, -0.0]), np.float32([-0.0]), np.float32([1e-45, 0.1]), np.float64([0.1, 1e308]),
-    np.float16([0.1, 65504]), np.zeros((0,), np.float32), np.zeros((2, 0, 3), np.int64), np.array(3, np.int32), np.array(True),
+    np.array([np.inf, -np.inf, np.nan, -0.0], np.float32), np.array([-0.0], np.float32), np.array([1e-45, 0.1], np.float32),
+    np.array([0.1, 1e308]), np.array([0.1, 65504], np.float16), np.zeros((0,), np.float32),
+    np.zeros((2, 0, 3), np.int64), np.array(3, np.int32), np.array(True),
     np.array([2**64 - 1, 0], np.uint64), np.array([-2**63], np.int64), np.array([[True, False]]),
     np.arange(100, dtype=np.uint8).reshape(10, 10),
 ], ids=lambda a: f"{a.dtype}{list(a.shape)}")
