@@ -14,6 +14,7 @@ from qcc.passes.simplify.order import canonical_order
 from qcc.passes.simplify.reshapes import recognize_shuffle, sink_layout
 from qcc.passes.simplify.transposes import keep_reduced_axes
 from qcc.passes.simplify.weights import fold_affine
+from qcc.passes.simplify.widen import widen_halves
 from qcc.passes.simplify.windows import fold_padding, merge_clips, name_global_pools
 
 __all__ = ["SIMPLIFY"]
@@ -38,4 +39,6 @@ _FUSION = (
 )
 
 # What one round brings side by side, the next one joins.
-SIMPLIFY: tuple[Pass, ...] = (*_CLEAN, *_FORMS, *_FUSION, *_CLEAN, *_FUSION, *_CLEAN, _pass(canonical_order, Numerics.EXACT))
+SIMPLIFY: tuple[Pass, ...] = (
+    _pass(widen_halves, Numerics.CLOSE), *_CLEAN, *_FORMS, *_FUSION, *_CLEAN, *_FUSION, *_CLEAN, _pass(canonical_order, Numerics.EXACT),
+)
