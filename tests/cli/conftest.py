@@ -42,7 +42,7 @@ def qcc_process() -> Callable[..., subprocess.Popen[str]]:
     """`qcc_process("compile", ...)`: the command in a process of its own."""
 
     def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}      # not the current folder
         command = [sys.executable, "-m", "qcc", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         return subprocess.Popen(command, text=True, env=environment, **pipes)

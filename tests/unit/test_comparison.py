@@ -51,7 +51,8 @@ def test_matching_values() -> None:
     real = graph(Stage.FLOAT, **{"x": TensorType(F32, (1, 3, 4, 5)), "y@2": TensorType(F32, (6,)), "z": TensorType(F32, (2, 3))})
     integer = graph(Stage.INTEGER, **{
         "x": TensorType(F32, (1, 3, 4, 5)), "x@integer": TensorType(U8, (1, 3, 4, 5), ENCODING),
-        "x@nhwc": TensorType(U8, (1, 4, 5, 3), ENCODING), "x@padded": TensorType(U8, (1, 6, 7, 3), ENCODING), "z@10": TensorType(U8, (3, 2), ENCODING), "z": TensorType(U8, (2, 3)),
+        "x@nhwc": TensorType(U8, (1, 4, 5, 3), ENCODING), "x@padded": TensorType(U8, (1, 6, 7, 3), ENCODING),
+        "z@10": TensorType(U8, (3, 2), ENCODING), "z": TensorType(U8, (2, 3)),
         "y@2@integer": TensorType(U8, (6,), ENCODING), "q": TensorType(U8, (6,), ENCODING),
     })
     assert matching_values(real, integer) == {
