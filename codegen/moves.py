@@ -38,7 +38,7 @@ def plan_move(site: Site) -> list[Call]:
         x, part = site.argument(name), inside(site.graph, position, y, node)
         if not isinstance(x, Place) or x != part:
             calls.append(copy(site.label, x, part))
-    if isinstance(node.op, Pad):
+    if isinstance(node.op, Pad) and any((*node.op.before, *node.op.after)):
         kernel, constants = plan_fill_halo(y.view, node.op.before, node.op.after, node.op.value)
         calls.append(Call(site.label, kernel, (*constants, y)))
     return calls
