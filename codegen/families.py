@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from qcc.codegen.groups import Group
 from qcc.codegen.island import Island
-from qcc.codegen.kernel import Kernel, View
+from qcc.codegen.kernel import Kernel, View, unchanged
 from qcc.codegen.placing import Capabilities, Place
 from qcc.codegen.target import Target
 from qcc.ir import Array, Graph
@@ -31,13 +32,15 @@ class Call:
 
 @dataclass(frozen=True)
 class Site:
-    """Where a group is planned: the graph, the places of its values, the target, and the float nodes that are lowered already."""
+    """Where a group is planned: the graph, the places of its values, the target, the float nodes that are lowered already, and what
+    exchanges a planned kernel for one that computes the same faster."""
 
     graph: Graph
     places: Mapping[str, Place]
     target: Target
     group: Group
     islands: Mapping[str, Island]
+    tuned: Callable[[Any], Any] = unchanged
 
     @property
     def label(self) -> str:

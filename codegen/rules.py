@@ -88,11 +88,11 @@ def plan_linear(site: Site) -> list[Call]:
     kernel: Kernel
     if is_depthwise(site.graph, site.group):
         kernel, constants = plan_depthwise(
-            source, weights, bias, op.strides, op.dilations, target, requantization(site), added, site.target
+            source, weights, bias, op.strides, op.dilations, target, requantization(site), added, site.target, site.tuned
         )
     else:
         kernel, constants = plan_dense(
-            source, weights, bias, op.strides, op.dilations, op.groups, target, requantization(site), added, site.target
+            source, weights, bias, op.strides, op.dilations, op.groups, target, requantization(site), added, site.target, tuned=site.tuned
         )
     return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
 

@@ -7,13 +7,14 @@ Tails are overlapped tiles: computing an output twice writes the same value twic
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from qcc.codegen.kernel import View
+from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Requantization, is_bytes
 from qcc.codegen.x86.packing import (
@@ -151,6 +152,7 @@ def _merge_pixels(source: View, output: View, residual: View | None) -> tuple[Vi
 def plan_dense(
     source: View, weights: Array, bias: Array, strides: tuple[int, int], dilations: tuple[int, int], groups: int, output: View,
     requantization: Requantization | None, residual: View | None, target: Target, tile: Tile | None = None,
+    tuned: Callable[[DenseKernel], DenseKernel] = unchanged,
 ) -> tuple[DenseKernel, tuple[Array, ...]]:
     """The kernel of a layer and its constants, in the order of its operands.
 
@@ -161,6 +163,7 @@ def plan_dense(
         output: (N, OH, OW, OC) with channel stride 1: u8 when requantized, else i32.
         residual: u8 view of the output's shape, added by the requantization.
         tile: replaces the cost model's choice.
+        tuned: puts another tile into the planned kernel.
 
     Raises:
         CodegenError: shapes, types or strides that the family does not cover.
@@ -174,6 +177,7 @@ def plan_dense(
     form = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, target.lanes, tile or Tile(1, 1, 1))
     kernel = form if tile else min((_tiled(form, factor, target) for factor in range(1, groups + 1) if groups % factor == 0),
                                    key=lambda kernel: cycles(kernel.work, kernel.tile, target))
+    kernel = tuned(kernel)
     weights, groups = merge_groups(weights, groups, groups // kernel.groups), kernel.groups
     channels = output.shape[3]
     order = panel_channels(channels, groups, kernel.tile.blocks, target.lanes)

@@ -10,14 +10,14 @@ vectors of 64 bytes as well as 64 do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret, shuffle, store_first
-from qcc.codegen.kernel import View
+from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Output, Requantization, Requantizer, is_bytes
 from qcc.codegen.x86.intrinsics import dot_product_for
@@ -252,6 +252,7 @@ class _Emitter:
 def plan_depthwise(
     source: View, weights: Array, bias: Array, strides: tuple[int, int], dilations: tuple[int, int], output: View,
     requantization: Requantization | None, residual: View | None, target: Target,
+    tuned: Callable[[DepthwiseKernel], DepthwiseKernel] = unchanged,
 ) -> tuple[DepthwiseKernel, tuple[Array, ...]]:
     """The kernel of a layer and its constants, in the order of its operands.
 
@@ -261,6 +262,7 @@ def plan_depthwise(
         bias: int32 [C], the source's zero point folded in.
         output: (N, OH, OW, C) with channel stride 1: u8 when requantized, else i32.
         residual: u8 view of the output's shape, added by the requantization.
+        tuned: puts other rows and another fold into the planned kernel.
 
     Raises:
         CodegenError: shapes, types or strides that the family does not cover.
@@ -273,7 +275,7 @@ def plan_depthwise(
     views = [source, output] + ([residual] if residual is not None else [])
     if strides[1] == 1 and all(view.strides[2] == channels for view in views):
         kernel = replace(kernel, fold=depthwise_fold(channels, columns, kernel.block))
-    kernel = replace(kernel, rows=depthwise_rows(rows, target))
+    kernel = tuned(replace(kernel, rows=depthwise_rows(rows, target)))
     order = interleaved_channels(channels, kernel.fold, target.lanes)
     packed = pack_taps(np.asarray(weights[..., 0]), order)
     if requantization is None:
