@@ -180,7 +180,7 @@ def check_layers(module: Module, graph: Graph, feeds: Mapping[str, Array]) -> It
     written: dict[str, Array] = {}
     for step, read in module.trace(feeds):
         names = _written(graph, step)
-        written |= {name: read(number - len(names)) for number, name in enumerate(names)}
+        written |= {name: _declared(graph, name, read(number - len(names))) for number, name in enumerate(names)}
 
     def from_library(node: Node) -> dict[str, Array] | None:
         """What a float operator computed in the library; None for integer operators, borders, and what reached no memory."""
@@ -198,6 +198,12 @@ def _written(graph: Graph, step: StepRecord) -> tuple[str, ...]:
     """The values that a step writes, in the order of its last arguments."""
     node = graph.producers.get(step.node)
     return node.outputs if node is not None else (step.node,)
+
+
+def _declared(graph: Graph, name: str, array: Array) -> Array:
+    """The elements under the type that the graph gives them: a copy moves floats as integers of the same width."""
+    dtype = graph.types[name].dtype.numpy if name in graph.types else array.dtype
+    return array.view(dtype) if dtype != array.dtype and dtype.itemsize == array.dtype.itemsize else array
 
 
 def _layer(graph: Graph, name: str, array: Array, values: Mapping[str, Array]) -> Layer:
