@@ -23,6 +23,7 @@ from qcc.codegen.golden import Golden, Pattern, golden_input, golden_output
 from qcc.codegen.header import CONTEXT_BYTES, exported_names, header
 from qcc.codegen.program import Address, Port, Program, Step
 from qcc.codegen.target import Target
+from qcc.codegen.tuning import FILE_NAME as TUNING_FILE
 from qcc.errors import CodegenError, OutputError
 from qcc.ir.types import Array
 from qcc.runtime.manifest import FILE_NAME, ArgumentRecord, Manifest, PortRecord, StepRecord, file_hash
@@ -41,6 +42,7 @@ class ArtifactTexts:
         golden_inputs, golden_outputs: what the interpreter was given and computed, by port name.
         golden_patterns: the formulas of those inputs that were made by one (golden.golden_pattern); they need no room in the library.
         output_bounds: for float outputs that depend on float operators, the largest absolute difference to the golden output.
+        tuning: the tuning record; empty where nothing was tuned.
         layers, proofs, model, versions: copied to the manifest.
     """
 
@@ -55,6 +57,7 @@ class ArtifactTexts:
     proofs: Sequence[Mapping[str, Any]] = ()
     model: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    tuning: str = ""
 
 
 def build_artifact(
@@ -202,7 +205,8 @@ if(NOT TARGET {name}::{name})
     INTERFACE_INCLUDE_DIRECTORIES "${{CMAKE_CURRENT_LIST_DIR}}")
 endif()
 """
-    return {f"{name}.pc": pkg_config, f"{name}-config.cmake": cmake, "graph.qir": texts.graph, "recipe.toml": texts.recipe}
+    files = {f"{name}.pc": pkg_config, f"{name}-config.cmake": cmake, "graph.qir": texts.graph, "recipe.toml": texts.recipe}
+    return files | ({TUNING_FILE: texts.tuning} if texts.tuning else {})
 
 
 def _port_record(port: Port) -> PortRecord:

@@ -11,13 +11,14 @@ import numpy as np
 from qcc.codegen.families import Call, Scratch, Site, choose
 from qcc.codegen.groups import Group, group
 from qcc.codegen.island import Island
-from qcc.codegen.kernel import View
+from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.memory import Lifetime, plan_arena
 from qcc.codegen.moves import copy
 from qcc.codegen.placing import MOVES, Place, Placer
 from qcc.codegen.program import ALIGNMENT, Address, Port, Program, Space, Step
 from qcc.codegen.rules import FAMILIES
 from qcc.codegen.target import Target
+from qcc.codegen.tuning import Tuning
 from qcc.ir import Array, Graph
 from qcc.ops import IntegerConvolution, IntegerMatMul
 
@@ -39,19 +40,26 @@ class ConstantPool:
         return Address(Space.CONSTANT, self.known[key])
 
 
-def plan(graph: Graph, target: Target, name: str, islands: Mapping[str, Island] | None = None) -> Program:
+def plan(
+    graph: Graph, target: Target, name: str, islands: Mapping[str, Island] | None = None, tuning: Tuning | None = None
+) -> Program:
     """Choose kernels, lay out memory and constants.
 
     Args:
         name: C identifier of the library.
         islands: the float nodes, lowered (`floats.make_islands`).
+        tuning: chooses among kernels that compute the same; None: the cost models do.
+
+    Raises:
+        UsageError: the tuning does not fit the network.
     """
     groups = group(graph)
     family = {entry.outputs[0]: choose(FAMILIES, graph, entry) for entry in groups}
     places = dict(Placer(graph, groups, lambda entry: family[entry.outputs[0]].capabilities).run())
     calls = _stage_inputs(graph, groups, places)
+    tuned = unchanged if tuning is None else tuning.apply
     for entry in groups:
-        calls += family[entry.outputs[0]].plan(Site(graph, places, target, entry, islands or {}))
+        calls += family[entry.outputs[0]].plan(Site(graph, places, target, entry, islands or {}, tuned))
     ports, copies = _output_ports(graph, groups, places)
     calls += copies
     roots = _root_addresses(graph, ports)

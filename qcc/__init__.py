@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from qcc.artifact import Artifact
     from qcc.compiler import Progress
     from qcc.recipe import Recipe
@@ -35,6 +37,8 @@ def compile(
     io: str = "float",
     recipe: Recipe | None = None,
     progress: Progress | None = None,
+    tune: str = "none",
+    tuning_record: str | Path | None = None,
 ) -> Artifact:
     """Compile an ONNX model to an integer library.
 
@@ -45,8 +49,10 @@ def compile(
         calibration_data: batches of inputs: an iterable or callable of dicts, tuples or arrays, an object with `get_next()`, a .npz or .npy
             file, or a folder of them or of images.
         input_shapes: shapes of inputs that the model leaves open.
-        recipe: every choice at once; target, bits, input_shapes, name and io are then taken from it.
+        recipe: every choice at once; target, bits, input_shapes, name, io and tune are then taken from it.
         progress: called with (stage, done, total).
+        tune: "quick" or "full" measure on this machine which kernels are fastest, "none" leaves that to a cost model.
+        tuning_record: the tuning.json of an artifact, to choose the same kernels again without measuring.
 
     Raises:
         qcc.errors.QccError: with a message that says where, what was expected, what was found and what to do.
@@ -56,7 +62,7 @@ def compile(
     from qcc.recipe import Recipe as RecipeType
 
     chosen = recipe or RecipeType(
-        target=target, name=name, weight_bits=bits, activation_bits=bits, io=io, input_shapes=dict(input_shapes or {})
+        target=target, name=name, weight_bits=bits, activation_bits=bits, io=io, tune=tune, input_shapes=dict(input_shapes or {})
     )
     batches = None if calibration_data is None else lambda inputs: calibration_batches(calibration_data, inputs)
-    return compile_model(model, batches, chosen, progress or silent)
+    return compile_model(model, batches, chosen, progress or silent, tuning_record)

@@ -15,6 +15,7 @@ from qcc.artifact import Artifact
 from qcc.codegen.floats import make_islands
 from qcc.codegen.plan import plan
 from qcc.codegen.target import find_target
+from qcc.codegen.tune import Tuner
 from qcc.codegen.worker import KernelCompiler
 from qcc.errors import DataError, UsageError
 from qcc.ir import Graph, Pipeline, TensorType, dump, verify
@@ -34,7 +35,9 @@ def silent(_stage: str, _done: int, _total: int) -> None:
     """Progress that nobody watches."""
 
 
-def compile_model(model: Any, calibration: Calibration | None, recipe: Recipe, progress: Progress = silent) -> Artifact:
+def compile_model(
+    model: Any, calibration: Calibration | None, recipe: Recipe, progress: Progress = silent, tuning_record: str | Path | None = None
+) -> Artifact:
     """Compile an ONNX model to an integer library.
 
     Args:
@@ -43,12 +46,14 @@ def compile_model(model: Any, calibration: Calibration | None, recipe: Recipe, p
             iterated once per pass of the observer.
         recipe: every choice; the artifact holds it completed.
         progress: told (stage, done, total) as work goes on.
+        tuning_record: an artifact's tuning.json, whose choices are taken again instead of measuring.
 
     Raises:
         QccError: one of its children, with an exit code and a message that says what to do.
     """
     target = find_target(recipe.target)
-    recipe = replace(recipe, target=target.name, name=library_name(recipe.name, model))
+    tuner = Tuner.of(recipe.tune, target, tuning_record)
+    recipe = replace(recipe, target=target.name, name=library_name(recipe.name, model), tune=tuner.level)
     with KernelCompiler(target) as kernels, TemporaryDirectory(prefix="qcc-") as folder:    # children load TVM now
         imported = import_model(model, recipe.input_shapes)                           # ONNX -> FLOAT
         graph = Pipeline(SIMPLIFY)(imported)                                          # fold, fuse, cancel
@@ -61,9 +66,11 @@ def compile_model(model: Any, calibration: Calibration | None, recipe: Recipe, p
         bounds = prove(integer)                                                       # no integer can overflow
         islands = make_islands(integer, kernels, export_node)                         # float nodes, through TVM's front end
         program = plan(integer, target, recipe.name, islands)                         # kernels, memory, constants
+        tuning = tuner.run(program, kernels, progress)                                # measure: which tiles are fastest
+        program = program if tuning is None else plan(integer, target, recipe.name, islands, tuning)
         files = kernels.compile(program.kernels, Path(folder), lambda done, total: progress("kernels", done, total))
         objects = tuple(file.read_bytes() for file in files)                          # TIR -> LLVM, in the children
-        texts = golden.texts(integer, program, recipe, ranges, bounds, graph_digest(imported))    # what travels along
+        texts = golden.texts(integer, program, recipe, ranges, bounds, graph_digest(imported), tuning)    # what travels along
     return Artifact(recipe, target, graph, quantized, integer, program, objects, texts, summarize(integer, program))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from qcc.codegen.artifact import ArtifactTexts
 from qcc.codegen.golden import golden_pattern
 from qcc.codegen.program import Program
+from qcc.codegen.tuning import Tuning
 from qcc.ir import Array, Graph, dump, interpret
 from qcc.ops import Quantize
 from qcc.passes.calibrate import Range
@@ -23,7 +24,8 @@ PACKAGES = ("qcc", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy
 
 
 def texts(
-    graph: Graph, program: Program, recipe: Recipe, ranges: Mapping[str, Range], bounds: Sequence[Bound], model: str
+    graph: Graph, program: Program, recipe: Recipe, ranges: Mapping[str, Range], bounds: Sequence[Bound], model: str,
+    tuning: Tuning | None = None,
 ) -> ArtifactTexts:
     """Everything of the artifact that is not code.
 
@@ -45,6 +47,7 @@ def texts(
         proofs=[{"value": b.value, "low": b.low, "high": b.high, "limit": b.limit} for b in bounds],
         model=model,
         versions={name: _version(name) for name in PACKAGES},
+        tuning="" if tuning is None else tuning.dumps(),
     )
 
 

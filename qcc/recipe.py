@@ -13,6 +13,7 @@ from qcc.errors import RecipeError
 
 OBSERVERS = ("minmax", "percentile")
 BORDERS = ("float", "integer")
+TUNING_LEVELS = ("none", "quick", "full")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Recipe:
         observer: how ranges are measured: "minmax", or "percentile" of the values seen.
         percentile: share of values inside the range, in percent (both tails together lose the rest).
         io: "float" converts at the border; "integer" hands over the integers of the encodings.
+        tune: how the kernels' tiles are chosen: "none" by a cost model, "quick" or "full" by measuring few or many of them.
         input_shapes: fixed shapes of inputs, for models that leave some open.
     """
 
@@ -36,6 +38,7 @@ class Recipe:
     observer: str = "minmax"
     percentile: float = 99.999
     io: str = "float"
+    tune: str = "none"
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,6 +51,8 @@ class Recipe:
             raise RecipeError(f"percentile {self.percentile} is out of range: expected more than 50 and at most 100")
         if self.io not in BORDERS:
             raise RecipeError(f"io {self.io!r} is unknown: expected one of {', '.join(BORDERS)}")
+        if self.tune not in TUNING_LEVELS:
+            raise RecipeError(f"tune {self.tune!r} is unknown: expected one of {', '.join(TUNING_LEVELS)}")
 
     @staticmethod
     def from_text(text: str, origin: str = "recipe") -> Recipe:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from click.core import ParameterSource
@@ -52,6 +52,10 @@ _LISTED = 20
 @click.option("--io", type=click.Choice(["float", "integer"]), default="float", show_default=True,
               help="What inputs and outputs are.")
 @click.option("--name", default="", help="Prefix of the library's symbols; by default from the model's file name.")
+@click.option("--tune", type=click.Choice(["none", "quick", "full"]), default="none", show_default=True,
+              help="Measure on this machine which kernels are fastest; results stay the same, bit for bit.")
+@click.option("--tuning-record", "tuning_record", type=click.Path(path_type=Path),
+              help="The tuning.json of an artifact: take its choices instead of measuring.")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), 
               help="A recipe.toml with every choice; options given here go first.")
 @pixel_options
@@ -75,7 +79,7 @@ def command(context: click.Context, /, **options: Any) -> None:
         from qcc.compiler import compile_model
 
         calibration = None if source is None else lambda inputs: calibration_batches(source, inputs, pixels)
-        artifact = compile_model(options["model"], calibration, recipe, progress)
+        artifact = compile_model(options["model"], calibration, recipe, progress, record_of(options, given, recipe))
         manifest = artifact.save(output, options["force"])
     report = report_of(options["model"], output, artifact, manifest, time.perf_counter() - start)
     if options["as_json"]:
@@ -93,12 +97,27 @@ def recipe_of(options: Mapping[str, Any], given: set[str]) -> Recipe:
     from qcc.recipe import Recipe
 
     recipe = Recipe() if options["recipe_file"] is None else Recipe.load(options["recipe_file"])
-    changes: dict[str, Any] = {name: options[name] for name in ("target", "observer", "percentile", "io", "name") if name in given}
+    changes: dict[str, Any] = {name: options[name] for name in ("target", "observer", "percentile", "io", "name", "tune") if name in given}
     if "bits" in given:
         changes["weight_bits"], changes["activation_bits"] = bit_widths(options["bits"])
     if options["input_shapes"]:
         changes["input_shapes"] = {**recipe.input_shapes, **shapes(options["input_shapes"])}
     return replace(recipe, **changes)
+
+
+def record_of(options: Mapping[str, Any], given: set[str], recipe: Recipe) -> Path | None:
+    """The tuning record to replay: the one that was named, or that of the recipe's own artifact unless --tune asks for measurements.
+
+    Raises:
+        UsageError: a record and a level are given, which contradict each other.
+    """
+    named, recipe_file = options["tuning_record"], options["recipe_file"]
+    if named is not None and "tune" in given:
+        raise UsageError("--tune and --tuning-record exclude each other: a record already says which kernels to take")
+    if named is not None or recipe_file is None or "tune" in given or recipe.tune == "none":
+        return cast("Path | None", named)
+    beside: Path = recipe_file.parent / "tuning.json"
+    return beside if beside.is_file() else None
 
 
 def bit_widths(text: str) -> tuple[int, int]:

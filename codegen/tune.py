@@ -1,0 +1,162 @@
+"""Measured choices: which tiles are fastest for the layers of a program, on this machine.
+
+It decides which candidates of a layer are worth compiling, how many are compiled and linked at a time, and that what was measured
+before is not measured again. How candidates are timed is in tuning_clock.py, how a winner is found in tuning_race.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from qcc.codegen import link
+from qcc.codegen.program import Program, Space, Step
+from qcc.codegen.target import Target, host_features
+from qcc.codegen.tuning import Choice, Tuning, alternatives, choice_of, load_tuning, workload
+from qcc.codegen.tuning_cache import Cache
+from qcc.codegen.tuning_clock import Contender, run_races
+from qcc.codegen.tuning_race import Result
+from qcc.codegen.worker import KernelCompiler
+from qcc.errors import UsageError
+
+Progress = Callable[[str, int, int], None]
+Races = Callable[[str, Sequence[Sequence[Contender]]], list[Result]]
+AnyKernel = TypeVar("AnyKernel")
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How many candidates of a layer are measured: at most `most`, and `alike` of those with the same channel blocks."""
+
+    most: int
+    alike: int
+
+
+EFFORTS = {"quick": Effort(5, 2), "full": Effort(32, 8)}
+COMPILED_AT_ONCE = 24      # kernels: a few objects for every compiling process, and little that an interruption loses
+
+
+def shortlist(kernel: AnyKernel, target: Target, effort: Effort) -> list[AnyKernel]:
+    """The layer's own choice, then the most promising others by the cost model, of several kinds."""
+    chosen = [kernel]
+    alike: Counter[int] = Counter()
+    for candidate in alternatives(kernel, target):
+        kind = choice_of(candidate)[0][-1]
+        if candidate != kernel and len(chosen) < effort.most and alike[kind] < effort.alike:
+            chosen.append(candidate)
+            alike[kind] += 1
+    return chosen
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """Where a network's choices come from: a record, measurements, or neither (level "none")."""
+
+    level: str
+    target: Target
+    record: Tuning | None = None
+
+    @staticmethod
+    def of(level: str, target: Target, record: str | Path | None) -> Tuner:
+        """Refuses at once what could only fail later.
+
+        Args:
+            level: "none", "quick" or "full"; a record replaces it.
+            record: file of a tuning record to replay.
+
+        Raises:
+            UsageError: a bad record, or measurements that this machine cannot make.
+        """
+        if record is not None:
+            tuning = load_tuning(record, target)
+            return Tuner(tuning.level, target, tuning)
+        missing = sorted(set(target.features) - host_features())
+        if level != "none" and missing:
+            raise UsageError(
+                f"--tune {level} measures kernels, but this machine cannot run target {target.name}: its CPU lacks {', '.join(missing)}; "
+                "tune on a machine that can and replay the record here with --tuning-record FILE, or take --tune none")
+        return Tuner(level, target)
+
+    def run(self, program: Program, compiler: KernelCompiler, progress: Progress) -> Tuning | None:
+        """The choices for this program's layers; None where the planned ones stay."""
+        if self.record is not None:
+            self.record.check_used(program.kernels)
+            return self.record
+        if self.level == "none":
+            return None
+        return tune(program, compiler, self.level, Cache.here(self.target), progress)
+
+
+def tune(
+    program: Program, compiler: KernelCompiler, level: str, cache: Cache, progress: Progress, races: Races = run_races
+) -> Tuning:
+    """Measure every distinct layer that has choices and is not in the cache.
+
+    Args:
+        program: planned without tuning; its choices defend.
+        compiler: compiles the candidates.
+        level: "quick" or "full".
+        progress: told ("tuning", layers done, layers in all).
+        races: finds the winners among compiled candidates.
+
+    Raises:
+        CodegenError: a candidate cannot be compiled, or crashes.
+    """
+    target = compiler.target
+    steps = {workload(step.kernel): step for step in program.steps if alternatives(step.kernel, target)}
+    found = {name: cache.find(name, level) for name in steps}
+    choices: dict[str, Choice] = {name: choice for name, choice in found.items() if choice is not None}
+    waiting = {name: step for name, step in steps.items() if name not in choices}
+    progress("tuning", len(choices), len(steps))
+    for subjects in _portions([_Subject(name, step, shortlist(step.kernel, target, EFFORTS[level])) for name, step in waiting.items()]):
+        results = _measure(subjects, compiler, races)
+        for subject, result in zip(subjects, results, strict=True):
+            choices[subject.workload] = choice_of(subject.kernels[result.winner])
+            times = {str(choice_of(kernel)): seconds for kernel, seconds in zip(subject.kernels, result.seconds, strict=True)}
+            cache.store(subject.workload, level, choices[subject.workload], times)
+        progress("tuning", len(choices), len(steps))
+    return Tuning(target, level, {name: choices[name] for name in steps})
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A layer to tune: one of its steps, and the candidates, the planned one first."""
+
+    workload: str
+    step: Step
+    kernels: Sequence[Any]
+
+
+def _portions(subjects: Sequence[_Subject]) -> Iterator[list[_Subject]]:
+    """Layers whose candidates are compiled together."""
+    portion: list[_Subject] = []
+    for subject in subjects:
+        portion.append(subject)
+        if sum(len(member.kernels) for member in portion) >= COMPILED_AT_ONCE:
+            yield portion
+            portion = []
+    if portion:
+        yield portion
+
+
+def _measure(subjects: Sequence[_Subject], compiler: KernelCompiler, races: Races) -> list[Result]:
+    kernels = [kernel for subject in subjects for kernel in subject.kernels]
+    symbols = {kernel: f"candidate{number}" for number, kernel in enumerate(kernels)}
+    with TemporaryDirectory(prefix="qcc-tuning-") as folder:
+        objects = compiler.compile(symbols, Path(folder))
+        tools = link.find_toolchain(compiler.target)
+        library = str(Path(folder, "candidates.so"))
+        command = [tools.compiler, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, *map(str, objects)]
+        link.execute(command, Path(folder), "linking candidates")
+        return races(library, [[_contender(kernel, symbols[kernel], subject.step) for kernel in subject.kernels] for subject in subjects])
+
+
+def _contender(kernel: Any, symbol: str, step: Step) -> Contender:
+    """A candidate has the operands of the planned kernel in the same places, but packed constants of another size."""
+    constant = (address.space is Space.CONSTANT for address in step.arguments)
+    sizes = (view.span * view.dtype.bytes for view in kernel.operands)
+    return Contender(symbol, kernel.tasks, tuple(zip(sizes, constant, strict=True)))
