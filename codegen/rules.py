@@ -75,6 +75,11 @@ def is_linear(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, IntegerConvolution | IntegerMatMul)
 
 
+def is_deep_linear(graph: Graph, entry: Group) -> bool:
+    """A matrix product of more than four axes: its rows must follow each other, for a kernel's view has four."""
+    return is_linear(graph, entry) and graph.types[entry.node.inputs[0]].rank > 4
+
+
 def plan_linear(site: Site) -> list[Call]:
     node, requantize = site.group.node, site.group.requantize
     x, y = site.place(node.inputs[0]), site.place(site.group.outputs[0])
@@ -219,6 +224,7 @@ def plan_dequantizes(site: Site) -> list[Call]:
 
 
 FAMILIES: tuple[Family, ...] = (
+    Family("deep linear", is_deep_linear, DENSE, plan_linear),
     Family("linear", is_linear, STRIDED, plan_linear),
     Family("requantize", is_requantize, STRIDED, plan_elementwise),
     Family("product", is_product, STRIDED, plan_product),
