@@ -22,13 +22,18 @@ _KEYWORDS = """
 """.split()  # noqa: SIM905 (sixty strings in quotes are harder to read)
 
 
+def is_keyword(name: str) -> bool:
+    """Whether the name is reserved in C or C++."""
+    return name in _KEYWORDS
+
+
 def check_name(name: str) -> str:
     """The name, if it can prefix C symbols.
 
     Raises:
         UsageError: it is not an identifier, or is reserved.
     """
-    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and name not in _KEYWORDS:
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and not is_keyword(name):
         return name
     raise UsageError(f"name {name!r}: expected a C identifier that begins with a letter, to prefix the library's symbols; use --name")
 

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
 
     from qcc.artifact import Artifact
     from qcc.compiler import Progress
+    from qcc.data import DataOptions
     from qcc.recipe import Recipe
     from qcc.runtime import Module, load
 
-__all__ = ["Artifact", "Module", "Recipe", "compile", "load"]
-_HOMES = {"Artifact": "qcc.artifact", "Recipe": "qcc.recipe", "Module": "qcc.runtime", "load": "qcc.runtime"}
+__all__ = ["Artifact", "DataOptions", "Module", "Recipe", "compile", "load"]
+_HOMES = {"Artifact": "qcc.artifact", "DataOptions": "qcc.data", "Recipe": "qcc.recipe", "Module": "qcc.runtime", "load": "qcc.runtime"}
 
 
 def __getattr__(name: str) -> Any:
@@ -39,6 +40,7 @@ def compile(
     progress: Progress | None = None,
     tune: str = "none",
     tuning_record: str | Path | None = None,
+    data_options: DataOptions | None = None,
 ) -> Artifact:
     """Compile an ONNX model to an integer library.
 
@@ -52,6 +54,7 @@ def compile(
         recipe: every choice at once; target, bits, input_shapes, name, io and tune are then taken from it.
         progress: called with (stage, done, total).
         tune: "quick" or "full" measure on this machine which kernels are fastest, "none" leaves that to a cost model.
+        data_options: how images become numbers (mean, std, layout, order of channels), where `calibration_data` are images.
         tuning_record: the tuning.json of an artifact, to choose the same kernels again without measuring.
 
     Raises:
@@ -64,5 +67,5 @@ def compile(
     chosen = recipe or RecipeType(
         target=target, name=name, weight_bits=bits, activation_bits=bits, io=io, tune=tune, input_shapes=dict(input_shapes or {})
     )
-    batches = None if calibration_data is None else lambda inputs: calibration_batches(calibration_data, inputs)
+    batches = None if calibration_data is None else lambda inputs: calibration_batches(calibration_data, inputs, data_options)
     return compile_model(model, batches, chosen, progress or silent, tuning_record)

@@ -13,11 +13,12 @@ from typing import Any
 from qcc import golden
 from qcc.artifact import Artifact
 from qcc.codegen.floats import make_islands
+from qcc.codegen.header import check_name, is_keyword
 from qcc.codegen.plan import plan
 from qcc.codegen.target import find_target
 from qcc.codegen.tune import Tuner
 from qcc.codegen.worker import KernelCompiler
-from qcc.errors import DataError, UsageError
+from qcc.errors import DataError
 from qcc.ir import Graph, Pipeline, TensorType, dump, verify
 from qcc.onnx import FloatRunner, export_node, import_model
 from qcc.passes.calibrate import Batches, Range, collect
@@ -90,7 +91,7 @@ def measure(
         calibration = calibration({name: graph.types[name] for name in graph.inputs})
     total = len(calibration) if isinstance(calibration, Sized) else 0
     runner = FloatRunner(graph, placement.encoded)
-    return collect(placement.encoded, runner.run, calibration, recipe, lambda done: progress("calibration", done, max(done, total)))
+    return collect(placement.encoded, runner.run, calibration, recipe, lambda done: progress("calibration", done, total))
 
 
 def graph_digest(graph: Graph) -> str:
@@ -102,12 +103,10 @@ def library_name(name: str, model: Any) -> str:
     """The C identifier that prefixes every symbol: the given name, or one made from the model's file name.
 
     Raises:
-        UsageError: the given name is no C identifier.
+        UsageError: the given name cannot prefix C symbols.
     """
     if name:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise UsageError(f"name {name!r} is no C identifier: expected letters, digits and underscores, not starting with a digit")
-        return name
+        return check_name(name)
     stem = Path(model).name.partition(".")[0] if isinstance(model, str | Path) else "model"
     cleaned = re.sub(r"\W+", "_", stem, flags=re.ASCII).strip("_") or "model"
-    return f"m_{cleaned}" if cleaned[0].isdigit() else cleaned
+    return check_name(f"m_{cleaned}" if cleaned[0].isdigit() or is_keyword(cleaned) else cleaned)

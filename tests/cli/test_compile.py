@@ -135,7 +135,7 @@ def test_the_model_is_never_changed(qcc: Run, shared: Any, tmp_path: Path) -> No
         (["--input-shape", "a:1", "--input-shape", "a:2"], "input 'a' is given twice"),
         (["--mean", "red"], "--mean 'red': expected a number, or one per channel"),
         (["--mean", "0.485", "--std", "0.229"], "multiply both by 255"),
-        (["--name", "9 lives"], "name '9 lives' is no C identifier"),
+        (["--name", "9 lives"], "name '9 lives': expected a C identifier"),
         (["--percentile", "5"], "percentile 5.0 is out of range"),
         (["--recipe", "nowhere.toml"], "recipe nowhere.toml cannot be read"),
         (["--target", "x86-64-avx512vni"], "did you mean 'x86-64-avx512vnni'?"),
