@@ -36,7 +36,7 @@ class Effort:
     alike: int
 
 
-EFFORTS = {"quick": Effort(5, 2), "full": Effort(32, 8)}
+EFFORTS = {"quick": Effort(5, 1), "full": Effort(32, 8)}
 COMPILED_AT_ONCE = 24      # kernels: a few objects for every compiling process, and little that an interruption loses
 
 
