@@ -12,23 +12,13 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Requantization, is_bytes
-from qcc.codegen.x86.packing import (
-    WORD,
-    merge_groups,
-    pack_requantization,
-    pack_weights,
-    panel_channels,
-    take_channels,
-    words,
-)
+from qcc.codegen.x86.packing import WORD, merge_groups, pack_numbers, pack_weights, panel_channels, words
 from qcc.codegen.x86.tiles import Tile, Work, choose, cycles, panels
 from qcc.errors import CodegenError
-from qcc.ir.types import I8, I32, I64, Array
+from qcc.ir.types import I8, I32, Array
 
 PANEL_GROUP_BYTES = 384 * 1024    # weights that stay in the second-level cache while pixels stream past them
 LEAST_TASKS = 64                  # to share among threads, where a layer has as many panels and tiles
@@ -38,7 +28,7 @@ LEAST_TASKS = 64                  # to share among threads, where a layer has as
 class DenseKernel:
     """output[n, y, x, o] = epilogue(sum over kh, kw, c of source[n, y*sh + kh*dh, x*sw + kw*dw, c] * weights[o, kh, kw, c]).
 
-    Operands: source, [residual], weights, then bias (int32) or the epilogue's constants and parameters, and the output.
+    Operands: source, [residual], weights, bias (and multipliers), the epilogue's parameters if it has one, and the output.
 
     Attributes:
         source: u8 (N, H, W, C), channel stride 1.
@@ -86,6 +76,11 @@ class DenseKernel:
         return Work(rows, columns, own, self.steps, images, self.groups, self.epilogue is not None, self.residual is not None)
 
     @property
+    def numbers(self) -> int:
+        """Constants per channel: bias and multiplier."""
+        return 1 if self.epilogue is None else 2
+
+    @property
     def panels(self) -> int:
         """Panels of all groups."""
         return self.groups * panels(self.output.shape[3] // self.groups, self.tile, self.lanes)
@@ -101,11 +96,10 @@ class DenseKernel:
     def operands(self) -> tuple[View, ...]:
         blocks = (self.panels, self.tile.blocks)
         weights = View.contiguous(I8, (self.panels, self.steps, self.tile.blocks, self.lanes, WORD))
-        numbers: tuple[View, ...] = (View.contiguous(I32, (*blocks, self.lanes)),)
-        if self.epilogue is not None:
-            numbers = (View.contiguous(I64, (*blocks, 4, self.lanes // 2)), PARAMETERS)
+        numbers = View.contiguous(I32, (*blocks, self.numbers, self.lanes))
+        parameters = () if self.epilogue is None else (PARAMETERS,)
         residual = () if self.residual is None else (self.residual,)
-        return (self.source, *residual, weights, *numbers, self.output)
+        return (self.source, *residual, weights, numbers, *parameters, self.output)
 
     @property
     def pixel_tiles(self) -> tuple[int, int, int]:
@@ -183,9 +177,8 @@ def plan_dense(
     order = panel_channels(channels, groups, kernel.tile.blocks, target.lanes)
     down, along, run = kernel.runs
     packed = pack_weights(weights.reshape(channels, down * along, run), order)
-    if requantization is None:
-        return kernel, (packed, take_channels(bias.astype(np.int32), order))
-    return kernel, (packed, pack_requantization(requantization, bias, order), requantization.parameters())
+    parameters = () if requantization is None else (requantization.parameters(),)
+    return kernel, (packed, pack_numbers(bias, requantization, order), *parameters)
 
 
 def _tiled(form: DenseKernel, factor: int, target: Target) -> DenseKernel:

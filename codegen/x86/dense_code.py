@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcc.codegen.emit import Function, Memory, Register, broadcast, cast, constant, reinterpret, store_first
+from qcc.codegen.emit import Function, Memory, Register, broadcast, cast, reinterpret, store_first
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import Output, Requantizer
@@ -93,10 +93,12 @@ class DenseCode:
         self._finish(accumulators, panel, output, residual)
 
     def _initial(self, panel: Any, block: int) -> Register:
-        lanes = self.kernel.lanes
-        if self.requantizer is not None:
-            return self.function.register(constant(0, "int32", lanes))
-        return self.function.register(self.numbers.load((panel * self.kernel.tile.blocks + block) * lanes, lanes))
+        return self.function.register(self.numbers.load(self._numbers(panel, block), self.kernel.lanes))
+
+    def _numbers(self, panel: Any, block: int) -> Any:
+        """Where the bias of a block lies; its multipliers follow."""
+        kernel = self.kernel
+        return (panel * kernel.tile.blocks + block) * (kernel.numbers * kernel.lanes)
 
     def _reduce(self, accumulators: list[list[Register]], source: Any, weights: Any, upcoming: Any) -> None:
         """accumulators += everything under the window; `weights` is the address of the panel, `upcoming` what to ask for."""
@@ -207,6 +209,6 @@ class DenseCode:
                 if self.residual is not None and kernel.residual is not None:
                     offset = row * kernel.residual.strides[1] + column * kernel.residual.strides[2] + channel
                     added = cast(self.residual.load(residual + offset, lanes), "int32")
-                outputs.append(Output(value, (panel * blocks + block) * 2 * lanes, address, channel, width, added))
+                outputs.append(Output(value, self._numbers(panel, block) + lanes, address, channel, width, added))
         if self.requantizer is not None:
             self.requantizer.store(outputs)

@@ -21,10 +21,10 @@ from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Output, Requantization, Requantizer, is_bytes
 from qcc.codegen.x86.intrinsics import dot_product_for
-from qcc.codegen.x86.packing import interleaved_channels, pack_requantization, pack_taps, take_channels
+from qcc.codegen.x86.packing import interleaved_channels, pack_numbers, pack_taps
 from qcc.codegen.x86.tiles import depthwise_fold, depthwise_rows
 from qcc.errors import CodegenError
-from qcc.ir.types import I8, I32, I64, Array
+from qcc.ir.types import I8, I32, Array
 
 TAPS = 4                # of one dot product
 VECTORS = 4             # of one block of channels
@@ -35,7 +35,7 @@ UNROLLED_ROWS = 16      # source rows under a tile that are unrolled; taller win
 class DepthwiseKernel:
     """output[n, y, x, c] = epilogue(sum over kh, kw of source[n, y*sh + kh*dh, x*sw + kw*dw, c] * weights[kh, kw, c]).
 
-    Operands: source, [residual], weights, then bias (int32) or the epilogue's constants and parameters, and the output.
+    Operands: source, [residual], weights, bias (and multipliers), the epilogue's parameters if it has one, and the output.
 
     Attributes:
         source: u8 (N, H, W, C), channel stride 1.
@@ -79,13 +79,17 @@ class DepthwiseKernel:
         return -(-self.window[1] // TAPS)
 
     @property
+    def numbers(self) -> int:
+        """Constants per channel: bias and multiplier."""
+        return 1 if self.epilogue is None else 2
+
+    @property
     def operands(self) -> tuple[View, ...]:
         weights = View.contiguous(I8, (self.blocks, self.window[0], self.chunks, VECTORS, self.lanes, TAPS))
-        numbers: tuple[View, ...] = (View.contiguous(I32, (self.blocks, VECTORS, self.lanes)),)
-        if self.epilogue is not None:
-            numbers = (View.contiguous(I64, (self.blocks, VECTORS, 4, self.lanes // 2)), PARAMETERS)
+        numbers = View.contiguous(I32, (self.blocks, VECTORS, self.numbers, self.lanes))
+        parameters = () if self.epilogue is None else (PARAMETERS,)
         residual = () if self.residual is None else (self.residual,)
-        return (self.source, *residual, weights, *numbers, self.output)
+        return (self.source, *residual, weights, numbers, *parameters, self.output)
 
     @property
     def tasks(self) -> int:
@@ -154,10 +158,11 @@ class _Emitter:
             self._requantize(self.requantizer, accumulators, block, output, residual)
 
     def _initial(self, block: Any, vector: int) -> Register:
-        lanes = self.kernel.lanes
-        if self.requantizer is not None:
-            return self.function.register(constant(0, "int32", lanes))
-        return self.function.register(self.numbers.load((block * VECTORS + vector) * lanes, lanes))
+        return self.function.register(self.numbers.load(self._numbers(block, vector), self.kernel.lanes))
+
+    def _numbers(self, block: Any, vector: int) -> Any:
+        """Where the bias of a vector lies; its multipliers follow."""
+        return (block * VECTORS + vector) * (self.kernel.numbers * self.kernel.lanes)
 
     def _reduce(self, accumulators: list[list[Register]], source: Any, weights: Any) -> None:
         """accumulators += everything under the windows of the tile."""
@@ -223,8 +228,8 @@ class _Emitter:
         scaled: list[list[Any]] = [[] for _ in range(kernel.rows)]
         for vector in range(VECTORS):
             for row in range(kernel.rows):
-                constants = (block * VECTORS + vector) * 2 * kernel.lanes
-                item = Output(accumulators[row][vector].get(), constants, output, 0, kernel.lanes, added[row][vector])
+                multipliers = self._numbers(block, vector) + kernel.lanes
+                item = Output(accumulators[row][vector].get(), multipliers, output, 0, kernel.lanes, added[row][vector])
                 scaled[row].append(requantizer.scale(item))
         for row in range(kernel.rows):
             address = output + row * kernel.output.strides[1]
@@ -278,9 +283,8 @@ def plan_depthwise(
     kernel = tuned(replace(kernel, rows=depthwise_rows(rows, target)))
     order = interleaved_channels(channels, kernel.fold, target.lanes)
     packed = pack_taps(np.asarray(weights[..., 0]), order)
-    if requantization is None:
-        return kernel, (packed, take_channels(bias.astype(np.int32), order))
-    return kernel, (packed, pack_requantization(requantization, bias, order), requantization.parameters())
+    parameters = () if requantization is None else (requantization.parameters(),)
+    return kernel, (packed, pack_numbers(bias, requantization, order), *parameters)
 
 
 def _check(

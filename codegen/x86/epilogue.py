@@ -1,8 +1,12 @@
 """From accumulators to bytes: one exact integer requantization, shared by every kernel that accumulates in int32 vectors.
 
-`y = clamp(((acc + bias) * m + r * m2 + 2^(s-1)) >> s) + z, low, high)` with a 64-bit sum. Everything that does not depend on the
-accumulator or the residual is one 64-bit constant per channel, so that a vector costs two products, two sums, and a 32-bit shift
-of the high halves where s >= 32. Four vectors are narrowed together: two saturating packs and one permutation.
+`y = clamp(((acc * m + (r - z2) * m2 + 2^(s-1)) >> s) + z, low, high)` with a 64-bit sum; the bias is in `acc` from the start.
+
+Where s > 32 the rounding `2^(s-1)` has no bits in the low half of the sum, so that the sum's high half `h` is computed without it,
+`y = ((h + 2^(t-1)) >> t) + z` with `t = s - 32`, and the rest is done on 16-bit numbers, two vectors at a time: a saturating pack, then
+`pmulhrsw` by `2^(15-t)`, which is that shift with its rounding. A saturated `h` saturates the result if t <= 7; for a larger t, `h` is
+shifted by `t - 7` before (two floor shifts are one). Where s <= 32 (most sums with a residual have s = 30 or 31), the whole sum is
+multiplied by a power of two such that s becomes 33, if the multipliers fit 32 bits then; else the sum is shifted in 64 bits.
 """
 
 from __future__ import annotations
@@ -13,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from qcc.arith import requantize
+from qcc.arith import INT32_MAX, requantize
 from qcc.codegen.emit import Function, Memory, broadcast, cast, constant, llvm, reinterpret, shuffle, store_first
 from qcc.codegen.kernel import View
 from qcc.ir.types import I32, Array
 
-PARAMETERS = View.contiguous(I32, (5,))    # shift (less 32 where wide), low, high, residual multiplier, late zero point
-LARGEST_FOLDED_SHIFT = 54                  # 255 << 54 and a product below 2^62 still add up to less than 2^63
+PARAMETERS = View.contiguous(I32, (10,))
+LEAST_SHIFT = 33       # of a sum of which only the high half matters
+MOST_LIFT = 22         # bits; a residual less its zero point still fits 32 bits, and its product 62
+PACKED_SHIFT = 7       # bits that are shifted after narrowing to 16 bits: of 2^15 >> 7, bytes are saturated
 
 
 def is_bytes(view: View) -> bool:
@@ -54,20 +60,29 @@ class Requantization:
         return requantize(terms, self.shift, self.zero_point, self.low, self.high).astype(np.uint8)
 
     @property
-    def folds_zero_point(self) -> bool:
-        return self.shift <= LARGEST_FOLDED_SHIFT
+    def lift(self) -> int | None:
+        """The power of two by which the sum is multiplied such that its high half is enough; None where something would not fit.
 
-    def constants(self, bias: Array) -> Array:
-        """Everything added to `acc * m`, int64 [C]: bias, rounding, the zero points."""
-        total = bias.astype(np.int64) * self.multiplier.astype(np.int64) + (1 << (self.shift - 1))
-        total = total - self.residual_zero_point * self.residual_multiplier
-        return total + (self.zero_point << self.shift) if self.folds_zero_point else total
+        The 64-bit sum fits then: an accumulator times a multiplier is at most 2^62, and so is `255 * 2^31 << MOST_LIFT`.
+        """
+        lift = max(0, LEAST_SHIFT - self.shift)
+        largest = int(np.abs(self.multiplier.astype(np.int64)).max(initial=0))
+        return lift if lift <= MOST_LIFT and largest << lift <= INT32_MAX else None
+
+    @property
+    def multipliers(self) -> Array:
+        """As kernels take them: int32, lifted."""
+        return self.multiplier.astype(np.int32) << np.int32(self.lift or 0)
 
     def parameters(self) -> Array:
-        """The PARAMETERS operand."""
-        shift = self.shift - 32 if self.shift >= 32 else self.shift
-        late = 0 if self.folds_zero_point else self.zero_point
-        return np.array([shift, self.low, self.high, self.residual_multiplier, late], np.int32)
+        """The PARAMETERS operand: shift of 32 or 64 bits, factor that shifts 16 bits, zero point, low, high, multiplier, zero point and
+        lift of the residual, rounding of a 64-bit sum (low and high half)."""
+        left = 0 if self.lift is None else self.shift + self.lift - 32
+        packed = min(left, PACKED_SHIFT)
+        rounding = 1 << (self.shift - 1)
+        numbers = [self.shift if self.lift is None else left - packed, 1 << (15 - packed), self.zero_point, self.low, self.high,
+                   self.residual_multiplier, self.residual_zero_point, self.lift or 0, rounding & 0xFFFFFFFF, rounding >> 32]
+        return np.array(numbers, np.int64).astype(np.uint32).view(np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +90,24 @@ class Epilogue:
     """The part of a requantization that is code: numbers stand in the constants.
 
     Attributes:
-        wide_shift: s >= 32, only the high halves of the sums matter.
-        clamps: low and high are not just 0 and 255 (which narrowing does anyway).
-        late_zero_point: the zero point is too large after the shift to be folded into the 64-bit sum.
+        halves: only the high halves of the sums matter.
+        deep: they are shifted before they are narrowed, too.
+        zero_point, residual_zero_point: there is one.
+        clamps_low, clamps_high: to more than 0 and less than 255 (which narrowing does anyway).
     """
 
-    wide_shift: bool
-    clamps: bool
-    late_zero_point: bool
+    halves: bool
+    deep: bool
+    zero_point: bool
+    residual_zero_point: bool
+    clamps_low: bool
+    clamps_high: bool
 
     @staticmethod
-    def of(requantization: Requantization) -> Epilogue:
-        whole = (requantization.low, requantization.high) == (0, 255)
-        return Epilogue(requantization.shift >= 32, not whole, not requantization.folds_zero_point)
+    def of(form: Requantization) -> Epilogue:
+        halves = form.lift is not None
+        return Epilogue(halves, not halves or form.shift > 32 + PACKED_SHIFT, form.zero_point != 0, form.residual_zero_point != 0,
+                        form.low > 0, form.high < 255)
 
 
 @dataclass(frozen=True)
@@ -96,15 +116,16 @@ class Output:
 
     Attributes:
         accumulator: int32xL.
-        constants: where its channels' constants lie, in int64 elements.
+        multipliers: where its channels' multipliers lie.
         pixel: offset of the pixel in the destination.
-        channel: offset of the first lane from there; vectors with the same pixel may be stored together.
+        channel: of the first lane, relative to the pixel. Outputs whose pixel is the same variable and whose channels follow each
+            other can be stored together.
         width: lanes to store.
         residual: the bytes to add, as int32xL, or None.
     """
 
     accumulator: Any
-    constants: Any
+    multipliers: Any
     pixel: Any
     channel: int
     width: int
@@ -115,15 +136,18 @@ class Requantizer:
     """Emits the requantization; the numbers of the layer are loaded once, where it is made."""
 
     def __init__(
-        self, function: Function, epilogue: Epilogue, lanes: int, constants: Memory, parameters: Memory, destination: Memory
+        self, function: Function, epilogue: Epilogue, lanes: int, multipliers: Memory, parameters: Memory, destination: Memory
     ) -> None:
         self.function, self.epilogue, self.lanes = function, epilogue, lanes
-        self.constants, self.destination = constants, destination
-        shift, low, high, multiplier, late = (function.let(parameters.load(index)) for index in range(5))
-        self.shift = broadcast(shift, lanes) if epilogue.wide_shift else broadcast(cast(shift, "int64"), lanes // 2)
-        self.low, self.high = (broadcast(cast(bound, "uint8"), 4 * lanes) for bound in (low, high))
-        self.residual_multiplier = broadcast(cast(multiplier, "int64"), lanes // 2)
-        self.late_zero_point = broadcast(cast(late, "int16"), 2 * lanes)
+        self.multipliers, self.destination = multipliers, destination
+        numbers = [function.let(parameters.load(index)) for index in range(PARAMETERS.shape[0])]
+        self.shift = broadcast(numbers[0], lanes) if epilogue.halves else broadcast(cast(numbers[0], "int64"), lanes // 2)
+        self.factor, self.zero_point = (broadcast(cast(number, "int16"), 2 * lanes) for number in numbers[1:3])
+        self.low, self.high = (broadcast(cast(bound, "uint8"), 4 * lanes) for bound in numbers[3:5])
+        self.residual_multiplier = broadcast(cast(numbers[5], "int64"), lanes // 2)
+        self.residual_zero_point, self.lift = (broadcast(number, lanes) for number in numbers[6:8])
+        rounding = cast(numbers[9], "int64") << constant(32, "int64") | cast(cast(numbers[8], "uint32"), "int64")
+        self.rounding = broadcast(rounding, lanes // 2)
 
     def store(self, outputs: Sequence[Output]) -> None:
         """Requantize and store, four vectors at a time."""
@@ -133,29 +157,29 @@ class Requantizer:
             self._write(self.in_order(packed), four)
 
     def scale(self, output: Output) -> Any:
-        """(acc * m + constants + residual) >> s as int32, saturated to 16 bits at least."""
-        half = self.lanes // 2
-        wide = f"int64x{half}"
-        by32 = constant(32, "int64", half)
-
-        def low(value: Any) -> Any:
-            return (value << by32) >> by32
-
-        def number(index: int) -> Any:
-            return self.constants.load(output.constants + index * half, half)
-
+        """High halves of acc * m + (r - z2) * m2, shifted as far as `narrow` cannot, as int32; saturated to 16 bits at least."""
         let = self.function.let
-        accumulator = let(reinterpret(output.accumulator, wide))
-        even = low(accumulator) * low(number(0)) + number(2)
-        odd = (accumulator >> by32) * low(number(1)) + number(3)
+        even, odd = self._products(output.accumulator, self._pair(self.multipliers.load(output.multipliers, self.lanes)))
         if output.residual is not None:
-            residual = let(reinterpret(output.residual, wide))
-            even = even + low(residual) * self.residual_multiplier
-            odd = odd + (residual >> by32) * self.residual_multiplier
-        even, odd = let(even), let(odd)
-        if self.epilogue.wide_shift:
-            return let(self._interleave(even, odd, 1) >> self.shift)
-        return let(self._interleave(self._saturate(even >> self.shift), self._saturate(odd >> self.shift), 0))
+            residual = output.residual - self.residual_zero_point if self.epilogue.residual_zero_point else output.residual
+            more = self._products(residual << self.lift, (self.residual_multiplier, self.residual_multiplier))
+            even, odd = even + more[0], odd + more[1]
+        if not self.epilogue.halves:
+            even, odd = (self._saturate((total + self.rounding) >> self.shift) for total in (even, odd))
+            return let(self._interleave(let(even), let(odd), 0))
+        highs = self._interleave(let(even), let(odd), 1)
+        return let(highs >> self.shift if self.epilogue.deep else highs)
+
+    def _pair(self, vector: Any) -> tuple[Any, Any]:
+        """int32xL -> its even and its odd lanes as int64."""
+        half = self.lanes // 2
+        by32 = constant(32, "int64", half)
+        wide = self.function.let(reinterpret(vector, f"int64x{half}"))
+        return (wide << by32) >> by32, wide >> by32
+
+    def _products(self, vector: Any, factors: tuple[Any, Any]) -> tuple[Any, Any]:
+        even, odd = self._pair(vector)
+        return even * factors[0], odd * factors[1]
 
     def _saturate(self, value: Any) -> Any:
         from tvm import tirx
@@ -177,12 +201,13 @@ class Requantizer:
         suffix = ".512" if lanes == 16 else ""
         four = [vectors[min(index, len(vectors) - 1)] for index in range(4)]
         words = [llvm(f"{prefix}packssdw{suffix}", f"int16x{2 * lanes}", four[index], four[index + 1]) for index in (0, 2)]
-        if self.epilogue.late_zero_point:
-            words = [llvm("llvm.sadd.sat", f"int16x{2 * lanes}", word, self.late_zero_point) for word in words]
+        if self.epilogue.halves:
+            words = [llvm(f"{prefix}pmul.hr.sw{suffix}", f"int16x{2 * lanes}", word, self.factor) for word in words]
+        if self.epilogue.zero_point:
+            words = [llvm("llvm.sadd.sat", f"int16x{2 * lanes}", word, self.zero_point) for word in words]
         packed = reinterpret(llvm(f"{prefix}packuswb{suffix}", f"int8x{4 * lanes}", *words), f"uint8x{4 * lanes}")
-        if self.epilogue.clamps:
-            packed = tirx.Min(tirx.Max(packed, self.low), self.high)
-        return let(packed)
+        packed = tirx.Max(packed, self.low) if self.epilogue.clamps_low else packed
+        return let(tirx.Min(packed, self.high) if self.epilogue.clamps_high else packed)
 
     def in_order(self, packed: Any) -> Any:
         """The bytes of each vector together: what `narrow` interleaved."""

@@ -62,12 +62,12 @@ def pack_weights(runs: Array, channels: Array) -> Array:
     return np.ascontiguousarray(lanes.transpose(0, 3, 1, 2, 4))
 
 
-def pack_requantization(requantization: Requantization, bias: Array, channels: Array) -> Array:
-    """int64 [panels, blocks, 4, lanes/2]: multipliers of the even and of the odd lanes, then the summands of both."""
-    every = np.broadcast_to(requantization.multiplier.astype(np.int64), bias.shape)
-    multiplier, summand = (take_channels(values, channels) for values in (every, requantization.constants(bias)))
-    parts = (multiplier[..., 0::2], multiplier[..., 1::2], summand[..., 0::2], summand[..., 1::2])
-    return np.ascontiguousarray(np.stack(parts, axis=-2))
+def pack_numbers(bias: Array, requantization: Requantization | None, channels: Array) -> Array:
+    """int32 [panels, blocks, 1 or 2, lanes]: the bias, then the multipliers if there is a requantization."""
+    parts = [bias.astype(np.int32)]
+    if requantization is not None:
+        parts.append(np.broadcast_to(requantization.multipliers, bias.shape))
+    return np.ascontiguousarray(np.stack([take_channels(part, channels) for part in parts], axis=-2))
 
 
 def interleaved_channels(channels: int, fold: int, lanes: int) -> Array:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from qcc.codegen.kernel import View
@@ -73,12 +73,15 @@ CASES = (
     Case((2, 8, 9, 6), 12, (3, 3), groups=2, gaps=((2, 1, 9), (4, 0, 3)), residual=True, shift=30),
     Case((2, 6, 6, 24), 48, (1, 1), (2, 2), gaps=((0, 3, 2), (1, 1, 1)), shift=None),
     # numbers
-    *(Case((1, 4, 9, 33), 40, shift=s) for s in (1, 8, 31, 32, 33, 47, 54, 55, 62)),
-    *(Case((1, 4, 9, 33), 40, shift=s, residual=True) for s in (20, 31, 32, 45, 58)),
+    *(Case((1, 4, 9, 33), 40, shift=s) for s in (1, 8, 31, 32, 33, 39, 40, 47, 54, 55, 62)),
+    *(Case((1, 4, 9, 33), 40, shift=s, residual=True) for s in (20, 30, 31, 32, 33, 45, 58)),
+    *(Case((1, 4, 9, 33), 40, shift=s, residual=True, numbers="no zero points") for s in (30, 36)),
+    Case((1, 4, 9, 33), 40, shift=8, residual=True),    # cannot be lifted
     *(Case((1, 3, 4, 1500), 16, (1, 1), numbers="largest", shift=s) for s in (31, 45, None)),
     Case((1, 3, 4, 1500), 24, numbers="smallest", shift=45, residual=True),
     Case((1, 4, 9, 33), 40, numbers="negative multipliers", shift=38, residual=True),
     Case((1, 4, 9, 33), 40, clamp=(30, 200)),
+    Case((1, 4, 9, 33), 40, clamp=(0, 200)),
     Case((1, 4, 9, 33), 7, clamp=(128, 255), shift=29),
     # tiles that nobody would choose
     Case((1, 9, 9, 16), 64, (3, 3), tile=Tile(3, 4, 1)),
@@ -159,8 +162,9 @@ def layer(case: Case, seed: int) -> Layer:
     if case.shift is not None:
         accumulator = convolve(source, weights, case) + bias
         second = min((1 << 31) - 1, max(1, (1 << case.shift) // 2)) if case.residual else 0
-        requantization = Requantization(multipliers(rng, case, accumulator), case.shift, int(rng.integers(0, 256)), *case.clamp, second,
-                                        int(rng.integers(0, 256)) if case.residual else 0)
+        zero, other = (0, 0) if case.numbers == "no zero points" else (int(rng.integers(0, 256)) for _ in range(2))
+        first, other = multipliers(rng, case, accumulator), other if case.residual else 0
+        requantization = Requantization(first, case.shift, zero, *case.clamp, second, other)
     views = spaced(U8, case.source, case.gaps[0]), spaced(I32 if case.shift is None else U8, output_shape, case.gaps[1])
     return Layer(case, source, weights, bias, residual, requantization, views)
 
@@ -242,15 +246,22 @@ def test_panels_hold_every_channel(own: int, groups: int, blocks: int, lanes: in
     assert all((lane[:, block, 0] == first + offset).all() for block, offset in enumerate(offsets))
 
 
-@given(st.integers(1, 54), st.integers(0, 255), st.integers(-(1 << 31), (1 << 31) - 1), st.integers(-(1 << 30), 1 << 30), st.data())
-def test_folded_constants_mean_the_same(shift: int, zero: int, multiplier: int, accumulator: int, data: st.DataObject) -> None:
-    bias = data.draw(st.integers(-(1 << 30), (1 << 30) - 1))
+@given(st.integers(1, 62), st.integers(0, 255), st.data())
+def test_high_halves_are_enough(shift: int, zero: int, data: st.DataObject) -> None:
+    """What the epilogue computes, with its own numbers: a 64-bit sum, its high half, and the rest in 16 bits."""
+    multiplier, accumulator = (data.draw(st.integers(-(1 << 31) + 1, (1 << 31) - 1)) for _ in range(2))
     residual, second = data.draw(st.integers(0, 255)), data.draw(st.integers(0, (1 << 31) - 1))
-    form = Requantization(np.array([multiplier], np.int32), shift, zero, 0, 255, second, 3)
-    total = accumulator * multiplier + residual * second + int(form.constants(np.array([bias], np.int32))[0])
+    form = Requantization(np.array([multiplier], np.int32), shift, zero, 0, 255, second, data.draw(st.integers(0, 255)))
+    assume(form.lift is not None)
+    left, factor, *_, lift, _low, _high = form.parameters().tolist()
+    added = (residual - form.residual_zero_point) << lift
+    total = accumulator * int(form.multipliers[0]) + added * second
+    assert -(1 << 31) <= added < 1 << 31
     assert -(1 << 63) <= total < 1 << 63
-    expected = form.evaluate(np.array([accumulator + bias], np.int64), np.array([residual], np.uint8))
-    assert min(max(total >> shift, 0), 255) == int(expected[0])
+    half = min(max((total >> 32) >> left, -(1 << 15)), (1 << 15) - 1)
+    byte = min(max(((half * factor + (1 << 14)) >> 15) + zero, 0), 255)
+    reference = sum(x * m for x, m in ((accumulator, multiplier), (residual - form.residual_zero_point, second))) + (1 << (shift - 1))
+    assert byte == min(max((reference >> shift) + zero, 0), 255)
 
 
 @given(st.data(), st.sampled_from(sorted(DOT_PRODUCTS)))
