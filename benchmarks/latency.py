@@ -5,14 +5,13 @@
 
 For every model: the median of qcc and of each contender, how many times longer each contender takes than qcc (median over the
 rounds), and the floor: no program for this machine can be faster than its multiply-accumulates at the peak rate, or than
-reading its constants once, whichever is longer. Both rates are measured here by benchmarks/peak.c.
+reading its constants once, whichever is longer. Both rates are measured here by qcc/peak.c.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,9 @@ from rich.table import Table
 
 import qcc
 from qcc import peers
+from qcc.codegen.target import find_target
 from qcc.errors import QccError
+from qcc.machine import Machine, build_machine
 from qcc.models import samples, zoo
 from qcc.timing import Timing, interleaved
 
@@ -49,36 +50,6 @@ class Row:
         ours = self.timings["qcc"]
         return asdict(self) | {"medians": {name: timing.median for name, timing in self.timings.items()},
                                "ratios": {name: ours.ratio(timing) for name, timing in self.timings.items() if name != "qcc"}}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The rates of peak.c, for as many copies of it at once as there are threads."""
-
-    program: Path
-    threads: int
-
-    def measure(self, constant_bytes: int) -> tuple[float, float]:
-        """Multiply-accumulates, and bytes read from a working set of this size, per second."""
-        share = str(max(constant_bytes // self.threads, 1))
-        copies = [subprocess.Popen([self.program, share], stdout=subprocess.PIPE, text=True) for _ in range(self.threads)]
-        lines = [json.loads(line) for copy in copies for line in copy.communicate()[0].splitlines()]
-        if any(copy.returncode for copy in copies):
-            raise SystemExit("benchmarks/peak.c failed on this machine")
-        macs, rate = (sum(line.get(key, 0.0) for line in lines) for key in ("macs_per_second", "bytes_per_second"))
-        return macs, rate
-
-    def floor(self, macs: int, constant_bytes: int) -> float:
-        """Seconds that no program can go below."""
-        macs_per_second, bytes_per_second = self.measure(constant_bytes)
-        return max(macs / macs_per_second, constant_bytes / bytes_per_second)
-
-
-def build_machine(folder: Path, threads: int) -> Machine:
-    program = folder / "peak"
-    source = Path(__file__).with_name("peak.c")
-    subprocess.run(["cc", "-O2", "-march=native", "-o", str(program), str(source)], check=True)
-    return Machine(program, threads)
 
 
 def cpu_name() -> str:
@@ -131,7 +102,7 @@ def main() -> int:
     console = Console(width=max(failures.width, WIDTH))
     rows = []
     with tempfile.TemporaryDirectory(prefix="qcc-latency-") as folder:
-        machine = build_machine(Path(folder), options.threads)
+        machine = build_machine(Path(folder), options.threads, find_target("host"))
         for name in options.models:
             try:
                 rows.append(measure(name, options, machine, Path(folder)))

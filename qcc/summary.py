@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import prod
 
 from qcc.codegen.program import Program
 from qcc.ir import Graph, Node
@@ -69,10 +70,16 @@ def summarize(graph: Graph, program: Program) -> Summary:
 
 
 def layers(graph: Graph, program: Program) -> list[dict[str, object]]:
-    """Per kernel call: the value that it computes, operator, MACs, weight bits and the bytes of its constants."""
+    """Per kernel call: the value that it computes, operator, MACs, bits of the result, the kernel's family, and the bytes that it
+    reads or writes once."""
     rows: list[dict[str, object]] = []
     for step in program.steps:
-        row: dict[str, object] = {"node": step.node, "macs": step.kernel.macs, "kernel": type(step.kernel).__name__}
+        kernel = step.kernel
+        moved = sum(view.dtype.bytes * prod(view.shape) for view in kernel.operands[:len(kernel.operands) - step.scratch])
+        row: dict[str, object] = {"node": step.node, "macs": kernel.macs, "kernel": type(kernel).__name__, "bytes": moved}
+        tile = getattr(kernel, "tile", None)
+        if tile is not None:
+            row["tile"] = "x".join(str(getattr(tile, field.name)) for field in fields(tile))
         producer = graph.producers.get(step.node)
         if producer is not None:
             row["op"] = str(producer.op)

@@ -36,7 +36,7 @@ _CALIBRATION_BATCHES = 32
 @click.option("--calibration-data", "calibration", type=click.Path(path_type=Path), 
               help="For the others' quantizers; as for 'qcc compile'.")
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Turns that every contender has.")
-@click.option("--layers", is_flag=True, help="Also list the time of every layer.")
+@click.option("--layers", is_flag=True, help="Also list time, share of peak, bytes, kernel and tile of every layer.")
 @pixel_options
 @threads_option
 @quiet_option
@@ -111,10 +111,23 @@ def profiled(module: Module, feeds: Mapping[str, Array], rounds: int) -> list[di
     runs = [module.profile(feeds) for _ in range(rounds + 1)][1:]
     times = [median(run[i][1] for run in runs) for i in range(len(module.manifest.steps))]
     total = sum(times) or 1.0
+    peak = _peak(module)
     return [
-        {"node": step.node, "kernel": step.kernel, "macs": step.macs, "seconds": time * 1e-9, "share": time / total}
-        for step, time in zip(module.manifest.steps, times, strict=True)
+        {"node": layer["node"], "kernel": layer["kernel"], "tile": layer.get("tile", ""), "macs": layer["macs"], "bytes": layer["bytes"],
+         "seconds": time * 1e-9, "share": time / total, "of_peak": layer["macs"] / (time * 1e-9 * peak) if time else 0.0}
+        for layer, time in zip(module.layers, times, strict=True)
     ]
+
+
+def _peak(module: Module) -> float:
+    """Multiply-accumulates per second that the target's instructions reach on this machine, with the module's number of threads."""
+    from tempfile import TemporaryDirectory
+
+    from qcc.codegen.target import find_target
+    from qcc.machine import build_machine
+
+    with TemporaryDirectory(prefix="qcc-") as folder:
+        return build_machine(Path(folder), module.threads, find_target(module.manifest.target)).measure(1)[0]
 
 
 def bench_text(report: Mapping[str, Any]) -> str:
@@ -124,8 +137,9 @@ def bench_text(report: Mapping[str, Any]) -> str:
     if report["layers"]:
         lines = [
             (layer["node"], time_text(layer["seconds"]), f"{100 * layer['share']:.1f} %", count_text(layer["macs"]),
-             f"{layer['macs'] / layer['seconds'] * 1e-9:.1f}" if layer["macs"] and layer["seconds"] else "-", layer["kernel"])
+             f"{layer['macs'] / layer['seconds'] * 1e-9:.1f}" if layer["macs"] and layer["seconds"] else "-",
+             f"{100 * layer['of_peak']:.0f} %" if layer["macs"] else "-", count_text(layer["bytes"]), layer["kernel"], layer["tile"])
             for layer in report["layers"]
         ]
-        text += "\n\n" + table(("layer", "median", "share", "MACs", "GMAC/s", "kernel"), lines)
+        text += "\n\n" + table(("layer", "median", "share", "MACs", "GMAC/s", "of peak", "bytes", "kernel", "tile"), lines)
     return text
