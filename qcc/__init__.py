@@ -46,16 +46,11 @@ def compile(
 
     Args:
         model: path, bytes or onnx.ModelProto; never modified.
-        target: a name from `qcc targets`.
-        bits: width of weights and activations.
-        calibration_data: batches of inputs: an iterable or callable of dicts, tuples or arrays, an object with `get_next()`, a .npz or .npy
-            file, or a folder of them or of images.
-        input_shapes: shapes of inputs that the model leaves open.
-        recipe: every choice at once; target, bits, input_shapes, name, io and tune are then taken from it.
-        progress: called with (stage, done, total).
-        tune: "quick" or "full" measure on this machine which kernels are fastest, "none" leaves that to a cost model.
-        data_options: how images become numbers (mean, std, layout, order of channels), where `calibration_data` are images.
+        target, bits, input_shapes, name, io, tune: see `Recipe`; all are taken from `recipe` if that is given.
+        calibration_data: batches of inputs: an iterable or callable of dicts, tuples or arrays, an object with `get_next()`, a .npz or
+            .npy file, or a folder of them or of images, for which `data_options` say how pixels become numbers.
         tuning_record: the tuning.json of an artifact, to choose the same kernels again without measuring.
+        progress: called with (stage, done, total).
 
     Raises:
         qcc.errors.QccError: with a message that says where, what was expected, what was found and what to do.
