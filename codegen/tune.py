@@ -19,24 +19,33 @@ from qcc.codegen.target import Target, host_features
 from qcc.codegen.tuning import Choice, Tuning, alternatives, choice_of, load_tuning, workload
 from qcc.codegen.tuning_cache import Cache
 from qcc.codegen.tuning_clock import Contender, run_races
-from qcc.codegen.tuning_race import Result
+from qcc.codegen.tuning_race import Result, Rules
 from qcc.codegen.worker import KernelCompiler
 from qcc.errors import UsageError
 
 Progress = Callable[[str, int, int], None]
-Races = Callable[[str, Sequence[Sequence[Contender]]], list[Result]]
+Races = Callable[[str, Sequence[Sequence[Contender]], Rules], list[Result]]
 AnyKernel = TypeVar("AnyKernel")
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How many candidates of a layer are measured: at most `most`, and `alike` of those with the same channel blocks."""
+    """How many candidates of a layer are measured, and how long.
+
+    Attributes:
+        most: candidates in all.
+        alike: of those with the same channel blocks (depthwise: rows).
+        same: of those that also have the same number of pixels (depthwise: the same fold).
+        rules: of their race.
+    """
 
     most: int
     alike: int
+    same: int
+    rules: Rules
 
 
-EFFORTS = {"quick": Effort(5, 1), "full": Effort(32, 8)}
+EFFORTS = {"quick": Effort(6, 2, 1, Rules(duel=21)), "full": Effort(32, 8, 3, Rules(duel=41))}
 COMPILED_AT_ONCE = 24      # kernels: a few objects for every compiling process, and little that an interruption loses
 
 
@@ -44,12 +53,20 @@ def shortlist(kernel: AnyKernel, target: Target, effort: Effort) -> list[AnyKern
     """The layer's own choice, then the most promising others by the cost model, of several kinds."""
     chosen = [kernel]
     alike: Counter[int] = Counter()
+    same: Counter[tuple[int, int]] = Counter([kind_of(kernel)])
     for candidate in alternatives(kernel, target):
-        kind = choice_of(candidate)[0][-1]
-        if candidate != kernel and len(chosen) < effort.most and alike[kind] < effort.alike:
+        kind = kind_of(candidate)
+        if candidate != kernel and len(chosen) < effort.most and alike[kind[0]] < effort.alike and same[kind] < effort.same:
             chosen.append(candidate)
-            alike[kind] += 1
+            alike[kind[0]] += 1
+            same[kind] += 1
     return chosen
+
+
+def kind_of(kernel: Any) -> tuple[int, int]:
+    """Kernels of one kind differ little: blocks and pixels of a tile, or rows and fold."""
+    choice = choice_of(kernel)
+    return (choice[0][2], choice[0][0] * choice[0][1]) if len(choice) == 1 else (choice[0][0], choice[1][0])
 
 
 @dataclass(frozen=True)
@@ -106,14 +123,14 @@ def tune(
     Raises:
         CodegenError: a candidate cannot be compiled, or crashes.
     """
-    target = compiler.target
+    target, effort = compiler.target, EFFORTS[level]
     steps = {workload(step.kernel): step for step in program.steps if alternatives(step.kernel, target)}
     found = {name: cache.find(name, level) for name in steps}
     choices: dict[str, Choice] = {name: choice for name, choice in found.items() if choice is not None}
     waiting = {name: step for name, step in steps.items() if name not in choices}
     progress("tuning", len(choices), len(steps))
-    for subjects in _portions([_Subject(name, step, shortlist(step.kernel, target, EFFORTS[level])) for name, step in waiting.items()]):
-        results = _measure(subjects, compiler, races)
+    for subjects in _portions([_Subject(name, step, shortlist(step.kernel, target, effort)) for name, step in waiting.items()]):
+        results = _measure(subjects, compiler, effort.rules, races)
         for subject, result in zip(subjects, results, strict=True):
             choices[subject.workload] = choice_of(subject.kernels[result.winner])
             times = {str(choice_of(kernel)): seconds for kernel, seconds in zip(subject.kernels, result.seconds, strict=True)}
@@ -143,7 +160,7 @@ def _portions(subjects: Sequence[_Subject]) -> Iterator[list[_Subject]]:
         yield portion
 
 
-def _measure(subjects: Sequence[_Subject], compiler: KernelCompiler, races: Races) -> list[Result]:
+def _measure(subjects: Sequence[_Subject], compiler: KernelCompiler, rules: Rules, races: Races) -> list[Result]:
     kernels = [kernel for subject in subjects for kernel in subject.kernels]
     symbols = {kernel: f"candidate{number}" for number, kernel in enumerate(kernels)}
     with TemporaryDirectory(prefix="qcc-tuning-") as folder:
@@ -152,7 +169,8 @@ def _measure(subjects: Sequence[_Subject], compiler: KernelCompiler, races: Race
         library = str(Path(folder, "candidates.so"))
         command = [tools.compiler, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, *map(str, objects)]
         link.execute(command, Path(folder), "linking candidates")
-        return races(library, [[_contender(kernel, symbols[kernel], subject.step) for kernel in subject.kernels] for subject in subjects])
+        contenders = [[_contender(kernel, symbols[kernel], subject.step) for kernel in subject.kernels] for subject in subjects]
+        return races(library, contenders, rules)
 
 
 def _contender(kernel: Any, symbol: str, step: Step) -> Contender:

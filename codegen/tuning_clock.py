@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from qcc.codegen.kernel import READ_SLACK
-from qcc.codegen.tuning_race import Result, race
+from qcc.codegen.tuning_race import Result, Rules, race
 from qcc.errors import CodegenError
 from qcc.ir.types import Array
 
@@ -41,7 +41,7 @@ class Contender:
     operands: tuple[tuple[int, bool], ...]
 
 
-def run_races(library: str, races: Sequence[Sequence[Contender]]) -> list[Result]:
+def run_races(library: str, races: Sequence[Sequence[Contender]], rules: Rules) -> list[Result]:
     """Race the contenders of every layer in a process of its own, one layer after the other.
 
     Args:
@@ -51,7 +51,8 @@ def run_races(library: str, races: Sequence[Sequence[Contender]]) -> list[Result
         CodegenError: a kernel crashed or failed.
     """
     code = f"import sys; sys.path[:] = {sys.path!r}; from qcc.codegen.tuning_clock import serve; serve()"
-    request = json.dumps({"library": library, "races": [[asdict(contender) for contender in contenders] for contenders in races]})
+    listed = [[asdict(contender) for contender in contenders] for contenders in races]
+    request = json.dumps({"library": library, "races": listed, "rules": asdict(rules)})
     done = subprocess.run([sys.executable, "-c", code], input=request, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         cause = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit code {done.returncode}"
@@ -62,13 +63,13 @@ def run_races(library: str, races: Sequence[Sequence[Contender]]) -> list[Result
 def serve() -> None:
     """The process: a request on standard input, the results on standard output."""
     request = json.load(sys.stdin)
-    library = ctypes.CDLL(request["library"])
+    library, rules = ctypes.CDLL(request["library"]), Rules(**request["rules"])
     races = [[Contender(c["symbol"], c["tasks"], tuple(map(tuple, c["operands"]))) for c in contenders] for contenders in request["races"]]
     memory = Memory.for_contenders([contender for contenders in races for contender in contenders])
     results = []
     for contenders in races:
         runners = [Runner(getattr(library, contender.symbol), memory.calls(contender)) for contender in contenders]
-        results.append(race(len(runners), lambda number, runners=runners: runners[number].turn()))  # type: ignore[misc]
+        results.append(race(len(runners), lambda number, runners=runners: runners[number].turn(), rules))  # type: ignore[misc]
     json.dump([asdict(result) for result in results], sys.stdout)
 
 
