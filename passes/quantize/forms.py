@@ -70,7 +70,7 @@ def form_of(graph: Graph, node: Node) -> Form | None:
         weights_constant = len(data) == 1 and data[0] == node.inputs[0] and graph.types[node.inputs[1]].rank >= 2
         return Form.LINEAR if weights_constant and (kind is Convolution or _plain_product(graph, node)) else None
     if kind in (Add, Subtract):
-        return Form.SUM if len(set(data)) == len(data) else None
+        return Form.SUM
     if kind is Multiply:
         return Form.PRODUCT if len(data) == 2 else Form.SCALE
     if kind is PRelu:
