@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from qcc.codegen.placing import MOVES, Place, Placer
 from qcc.codegen.program import ALIGNMENT, Address, Port, Program, Space, Step
 from qcc.codegen.rules import FAMILIES
 from qcc.codegen.target import Target
-from qcc.codegen.tuning import Tuning
 from qcc.ir import Array, Graph
 from qcc.ops import IntegerConvolution, IntegerMatMul
 
@@ -41,23 +41,19 @@ class ConstantPool:
 
 
 def plan(
-    graph: Graph, target: Target, name: str, islands: Mapping[str, Island] | None = None, tuning: Tuning | None = None
+    graph: Graph, target: Target, name: str, islands: Mapping[str, Island] | None = None, tuned: Callable[[Any], Any] = unchanged
 ) -> Program:
     """Choose kernels, lay out memory and constants.
 
     Args:
         name: C identifier of the library.
         islands: the float nodes, lowered (`floats.make_islands`).
-        tuning: chooses among kernels that compute the same; None: the cost models do.
-
-    Raises:
-        UsageError: the tuning does not fit the network.
+        tuned: exchanges a planned kernel for one that computes the same faster.
     """
     groups = group(graph)
     family = {entry.outputs[0]: choose(FAMILIES, graph, entry) for entry in groups}
     places = dict(Placer(graph, groups, lambda entry: family[entry.outputs[0]].capabilities).run())
     calls = _stage_inputs(graph, groups, places)
-    tuned = unchanged if tuning is None else tuning.apply
     for entry in groups:
         calls += family[entry.outputs[0]].plan(Site(graph, places, target, entry, islands or {}, tuned))
     ports, copies = _output_ports(graph, groups, places)

@@ -114,7 +114,7 @@ def tune(
     """Measure every distinct layer that has choices and is not in the cache.
 
     Args:
-        program: planned without tuning; its choices defend.
+        program: as the cost models plan it; their choices defend.
         compiler: compiles the candidates.
         level: "quick" or "full".
         progress: told ("tuning", layers done, layers in all).

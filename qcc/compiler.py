@@ -68,7 +68,7 @@ def compile_model(
         islands = make_islands(integer, kernels, export_node)                         # float nodes, through TVM's front end
         program = plan(integer, target, recipe.name, islands)                         # kernels, memory, constants
         tuning = tuner.run(program, kernels, progress)                                # measure: which tiles are fastest
-        program = program if tuning is None else plan(integer, target, recipe.name, islands, tuning)
+        program = program if tuning is None else plan(integer, target, recipe.name, islands, tuning.apply)
         files = kernels.compile(program.kernels, Path(folder), lambda done, total: progress("kernels", done, total))
         objects = tuple(file.read_bytes() for file in files)                          # TIR -> LLVM, in the children
         texts = golden.texts(integer, program, recipe, ranges, bounds, graph_digest(imported), tuning)    # what travels along
