@@ -17,7 +17,8 @@ from pathlib import Path
 from qcc.codegen.target import Target
 from qcc.errors import CodegenError
 
-_BASELINE = {"x86_64": ("-march=x86-64", "-mtune=generic"), "aarch64": ("-march=armv8-a",)}
+# Outlined atomics would be calls to the compiler's own library, which a static library must not need.
+_BASELINE = {"x86_64": ("-march=x86-64", "-mtune=generic"), "aarch64": ("-march=armv8-a", "-mno-outline-atomics")}
 _COMPILE = (
     "-std=gnu11", "-O2", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections", "-fno-ident",
     "-fno-lto", "-Wall", "-Wextra",
@@ -41,7 +42,7 @@ class Toolchain:
 
 def architecture(target: Target) -> str:
     """The machine of the target as `uname -m` names it."""
-    return target.triple.partition("-")[0]
+    return target.architecture
 
 
 def find_toolchain(target: Target) -> Toolchain:

@@ -17,7 +17,7 @@ from qcc.codegen.memory import Lifetime, plan_arena
 from qcc.codegen.moves import copy
 from qcc.codegen.placing import MOVES, Place, Placer
 from qcc.codegen.program import ALIGNMENT, Address, Port, Program, Space, Step
-from qcc.codegen.rules import FAMILIES
+from qcc.codegen.tables import families_for
 from qcc.codegen.target import Target
 from qcc.ir import Array, Graph
 from qcc.ops import IntegerConvolution, IntegerMatMul
@@ -50,8 +50,8 @@ def plan(
         islands: the float nodes, lowered (`floats.make_islands`).
         tuned: exchanges a planned kernel for one that computes the same faster.
     """
-    groups = group(graph)
-    family = {entry.outputs[0]: choose(FAMILIES, graph, entry) for entry in groups}
+    groups, families = group(graph), families_for(target)
+    family = {entry.outputs[0]: choose(families, graph, entry) for entry in groups}
     places = dict(Placer(graph, groups, lambda entry: family[entry.outputs[0]].capabilities).run())
     calls = _stage_inputs(graph, groups, places)
     for entry in groups:

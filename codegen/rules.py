@@ -1,4 +1,4 @@
-"""The table of kernel families for x86, and how each is planned from a group's nodes, constants and places."""
+"""The table of kernel families for x86, and how each is planned from a group's nodes, constants and places. ARM's is in codegen/arm/rules.py."""
 
 from __future__ import annotations
 

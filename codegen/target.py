@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -19,7 +20,8 @@ class Target:
         features: names as in /proc/cpuinfo that the CPU must have; checked before the library runs.
         lanes: 32-bit lanes of a vector register.
         registers: vector registers that the kernels may use.
-        dot: the dot-product intrinsic (key of the intrinsic tables in codegen): "vnni512", "vnni256" or "madd256".
+        dot: the dot-product intrinsic (key of the intrinsic tables in codegen): "vnni512", "vnni256" or "madd256" on x86, "usdot",
+            "sdot" or "neon" on ARM.
     """
 
     name: str
@@ -30,10 +32,17 @@ class Target:
     registers: int
     dot: str
 
+    @property
+    def architecture(self) -> str:
+        """The machine as `uname -m` names it."""
+        return self.triple.partition("-")[0]
+
 
 _AVX2 = ("+avx2", "+fma", "+f16c", "+bmi", "+bmi2", "+lzcnt", "+popcnt")
 _AVX512 = (*_AVX2, "+avx512f", "+avx512bw", "+avx512dq", "+avx512vl", "+avx512vnni")
 _LINUX = "x86_64-unknown-linux-gnu"
+_ARM_LINUX = "aarch64-unknown-linux-gnu"
+_DOTPROD = ("+neon", "+dotprod")
 
 TARGETS = {
     target.name: target
@@ -57,9 +66,12 @@ TARGETS = {
             "vnni256",
         ),
         Target("x86-64-avx2", _LINUX, _AVX2, ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "popcnt"), 8, 16, "madd256"),
+        Target("aarch64-i8mm", _ARM_LINUX, (*_DOTPROD, "+i8mm"), ("asimd", "asimddp", "i8mm"), 4, 32, "usdot"),
+        Target("aarch64-dotprod", _ARM_LINUX, _DOTPROD, ("asimd", "asimddp"), 4, 32, "sdot"),
+        Target("aarch64-neon", _ARM_LINUX, ("+neon",), ("asimd",), 4, 32, "neon"),
     )
 }
-ALIASES = {"x86": "x86-64-avx512vnni"}
+ALIASES = {"x86": "x86-64-avx512vnni", "arm": "aarch64-dotprod"}
 
 
 def host_features() -> frozenset[str]:
@@ -78,8 +90,8 @@ def find_target(name: str) -> Target:
         UnknownTarget: no such name, or no target fits this machine.
     """
     if name == "host":
-        features = host_features()
-        fitting = [target for target in TARGETS.values() if features.issuperset(target.features)]
+        features, machine = host_features(), platform.machine()
+        fitting = [t for t in TARGETS.values() if t.architecture == machine and features.issuperset(t.features)]
         if not fitting:
             raise UnknownTarget("target 'host': this machine's CPU runs none of " + ", ".join(TARGETS) + "; name a target to cross-compile")
         return fitting[0]

@@ -69,6 +69,29 @@ static int qcc_cpu_has(const char *name) {
     return 0;
 }
 
+#elif defined(__aarch64__) && defined(__linux__)
+
+#include <sys/auxv.h>
+
+/* The kernel tells in two words what it found and saves the state of; the bits are part of its interface to programs. */
+struct qcc_cpu_feature {
+    const char *name;
+    unsigned long word;
+    uint8_t bit;
+};
+
+static const struct qcc_cpu_feature qcc_cpu_features[] = {
+    {"fp", AT_HWCAP, 0},      {"asimd", AT_HWCAP, 1},   {"atomics", AT_HWCAP, 8}, {"fphp", AT_HWCAP, 9},    {"asimdhp", AT_HWCAP, 10},
+    {"asimdrdm", AT_HWCAP, 12}, {"asimddp", AT_HWCAP, 20}, {"sve", AT_HWCAP, 22},   {"asimdfhm", AT_HWCAP, 23}, {"sve2", AT_HWCAP2, 1},
+    {"svei8mm", AT_HWCAP2, 9},  {"i8mm", AT_HWCAP2, 13},   {"bf16", AT_HWCAP2, 14},
+};
+
+static int qcc_cpu_has(const char *name) {
+    for (size_t i = 0; i < sizeof qcc_cpu_features / sizeof *qcc_cpu_features; ++i)
+        if (strcmp(name, qcc_cpu_features[i].name) == 0) return getauxval(qcc_cpu_features[i].word) >> qcc_cpu_features[i].bit & 1;
+    return 0;
+}
+
 #else
 #error "qcc_cpu_has(name) is not written for this architecture: add a branch here that answers for the names in its target records"
 #endif
