@@ -31,7 +31,7 @@ from qcc.machine import Machine, build_machine
 from qcc.models import samples, zoo
 from qcc.timing import Timing, interleaved
 
-MODELS = ("resnet8_cifar10", "vww_mobilenetv1", "kws_dscnn", "ad_autoencoder", "efficientnet_lite0", "squeezenet1_1", "open_nsfw",
+MODELS = ("resnet8_cifar10", "vww_mobilenetv1", "kws_dscnn", "ad_autoencoder", "lenet5_mnist", "efficientnet_lite0", "squeezenet1_1", "open_nsfw",
           "mobilenet_v2", "resnet18", "resnet50")
 WIDTH = 160
 
@@ -60,7 +60,7 @@ def cpu_name() -> str:
 def measure(name: str, options: argparse.Namespace, machine: Machine, folder: Path) -> Row:
     """Compile one model, build its contenders from the same calibration data, and time them all."""
     model, feeds = zoo.path(name), samples.samples(name, options.images)
-    qcc.compile(model, target="host", bits=8, calibration_data=feeds).save(folder / name)
+    qcc.compile(model, target=options.target, calibration_data=feeds, tune=options.tune).save(folder / name)
     contenders = peers.build(options.against, model, feeds, options.threads)
     with qcc.load(folder / name, threads=options.threads) as module:
         runs = {"qcc": partial(module.run, feeds[0])}
@@ -84,6 +84,20 @@ def show(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
+def markdown(rows: Sequence[Row], options: argparse.Namespace) -> str:
+    """The table for people: times, share of the floor, and how many times longer the fastest contender and each of them takes."""
+    names = list(rows[0].timings)[1:]
+    lines = [f"{cpu_name()}, {options.target}, threads: {options.threads}, tune: {options.tune}, rounds: {options.rounds}", "",
+             "| model | qcc, ms | of floor | fastest other | " + " | ".join(names) + " |", "|---" * (4 + len(names)) + "|"]
+    for row in rows:
+        ours = row.timings["qcc"]
+        ratios = {name: ours.ratio(row.timings[name]) for name in names}
+        cells = [row.model, f"{ours.median * 1e3:.3f}", f"{row.floor / ours.median:.0%}", f"**{min(ratios.values()):.2f}x**"]
+        cells += [f"{row.timings[name].median * 1e3:.3f} ({ratios[name]:.2f}x)" for name in names]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", nargs="*", default=MODELS, help=f"names from models/README.md (default: {', '.join(MODELS)})")
@@ -92,6 +106,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="threads of every contender (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="turns of every contender (default: %(default)s)")
     parser.add_argument("--images", type=int, default=8, help="inputs to calibrate with (default: %(default)s)")
+    parser.add_argument("--target", default="host", help="what to compile for (default: %(default)s)")
+    parser.add_argument("--tune", default="none", choices=("none", "quick", "full"), help="as for 'qcc compile' (default: %(default)s)")
+    parser.add_argument("--markdown", type=Path, help="also write the table to this Markdown file")
     parser.add_argument("--output", type=Path, help="also write everything to this JSON file")
     return parser.parse_args()
 
@@ -102,7 +119,7 @@ def main() -> int:
     console = Console(width=max(failures.width, WIDTH))
     rows = []
     with tempfile.TemporaryDirectory(prefix="qcc-latency-") as folder:
-        machine = build_machine(Path(folder), options.threads, find_target("host"))
+        machine = build_machine(Path(folder), options.threads, find_target(options.target))
         for name in options.models:
             try:
                 rows.append(measure(name, options, machine, Path(folder)))
@@ -110,6 +127,8 @@ def main() -> int:
                 failures.print(f"{name}: {error}", style="red")
     if rows:
         show(rows, console)
+        if options.markdown is not None:
+            options.markdown.write_text(markdown(rows, options), encoding="utf-8")
     if options.output is not None:
         result = {"machine": cpu_name(), "threads": options.threads, "rounds": options.rounds,
                   "rows": [row.as_json() for row in rows]}
