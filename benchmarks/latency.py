@@ -31,8 +31,10 @@ from qcc.machine import Machine, build_machine
 from qcc.models import samples, zoo
 from qcc.timing import Timing, interleaved
 
-MODELS = ("resnet8_cifar10", "vww_mobilenetv1", "kws_dscnn", "ad_autoencoder", "lenet5_mnist", "efficientnet_lite0", "squeezenet1_1", "open_nsfw",
-          "mobilenet_v2", "resnet18", "resnet50")
+MODELS = (
+    "resnet8_cifar10", "vww_mobilenetv1", "kws_dscnn", "ad_autoencoder", "lenet5_mnist", "efficientnet_lite0", "squeezenet1_1", "open_nsfw",
+    "mobilenet_v2", "resnet18", "resnet50",
+)
 WIDTH = 160
 
 
