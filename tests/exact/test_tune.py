@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -166,6 +170,26 @@ def test_command_line(network: Compiled, tmp_path: Path) -> None:
     assert both.exit_code == 2
     assert "exclude each other" in both.output
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["files"][FILE_NAME]
+
+
+def test_an_interrupted_search_keeps_what_it_found(network: Compiled, tmp_path: Path, caches: Path) -> None:
+    data, output, scratch = tmp_path / "data.npz", tmp_path / "out", tmp_path / "scratch"
+    np.savez(data, **network.feeds[0])
+    scratch.mkdir()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(scratch)}
+    arguments = ("compile", network.model, "--calibration-data", data, "-o", output, "--tune", "full")
+    with subprocess.Popen([sys.executable, "-m", "qcc", *map(str, arguments)], env=environment, start_new_session=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while process.poll() is None and not any(caches.glob("[!.]*.json")):
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)     # as a terminal does: the children get it, too
+        printed, _ = process.communicate(timeout=60)
+    assert (process.returncode, printed.strip()) == (130, "qcc: interrupted; nothing was written")
+    assert not output.exists()
+    assert not list(scratch.glob("qcc-*"))
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert all(json.loads(file.read_text())["level"] == "full" for file in caches.glob("*.json"))
 
 
 def contender(symbol: str) -> Contender:
