@@ -1,4 +1,4 @@
-"""The table of kernel families for x86, and how each is planned from a group's nodes, constants and places. ARM's is in codegen/arm/rules.py."""
+"""Tables of kernel families: x86 here, ARM in codegen/arm/rules.py; and how each is planned from nodes, constants and places."""
 
 from __future__ import annotations
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import cast
 
+from qcc.codegen.arm.dense import plan_dense
 from qcc.codegen.arm.elementwise import plan_requantize
 from qcc.codegen.families import Call, Family, Site
 from qcc.codegen.floats import is_island, plan_island
+from qcc.codegen.groups import Group
 from qcc.codegen.moves import is_move, plan_move
 from qcc.codegen.placing import DENSE
 from qcc.codegen.rules import (
     SCATTERED,
     STRIDED,
+    image,
     is_byte_maximum,
     is_clamp,
+    is_deep_linear,
+    is_depthwise,
     is_dequantize,
+    is_linear,
     is_lookup,
     is_pooled_sum,
     is_product,
@@ -28,10 +34,35 @@ from qcc.codegen.rules import (
     plan_product,
     plan_quantizes,
     plan_table,
+    requantization,
     takes_anything,
     view_of,
 )
-from qcc.ops import Requantize
+from qcc.ir import Graph
+from qcc.ops import IntegerConvolution, Requantize
+
+
+def is_dense(graph: Graph, entry: Group) -> bool:
+    return is_linear(graph, entry) and not is_depthwise(graph, entry)
+
+
+def is_deep_dense(graph: Graph, entry: Group) -> bool:
+    return is_deep_linear(graph, entry) and not is_depthwise(graph, entry)
+
+
+def plan_linear(site: Site) -> list[Call]:
+    """A convolution or matrix product, with what follows it."""
+    node, requantize = site.group.node, site.group.requantize
+    x, y = site.place(node.inputs[0]), site.place(site.group.outputs[0])
+    residual = site.place(requantize.inputs[2]) if requantize is not None and len(requantize.inputs) > 2 else None
+    weights, bias = site.constant(node.inputs[1]), site.constant(node.inputs[2])
+    op = node.op if isinstance(node.op, IntegerConvolution) else IntegerConvolution()
+    weights = weights if isinstance(node.op, IntegerConvolution) else weights[:, None, None, :]
+    kernel, constants = plan_dense(
+        image(x.view), weights, bias, op.strides, op.dilations, op.groups, image(y.view), requantization(site),
+        None if residual is None else image(residual.view), site.target,
+    )
+    return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
 
 
 def plan_elementwise(site: Site) -> list[Call]:
@@ -45,6 +76,8 @@ def plan_elementwise(site: Site) -> list[Call]:
 
 
 FAMILIES: tuple[Family, ...] = (
+    Family("deep linear", is_deep_dense, DENSE, plan_linear),
+    Family("linear", is_dense, STRIDED, plan_linear),
     Family("requantize", is_requantize, STRIDED, plan_elementwise),
     Family("product", is_product, STRIDED, plan_product),
     Family("sum", is_pooled_sum, STRIDED, plan_pooled_sum),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import numpy.typing as npt
 import pytest
 
 from qcc.artifact import Artifact
+from qcc.codegen.kernel import Kernel
+from qcc.codegen.target import Target
+from qcc.codegen.worker import KernelCompiler
 
 Array = npt.NDArray[Any]
 COMPILER, EMULATOR, ROOT = "aarch64-linux-gnu-gcc", "qemu-aarch64", "/usr/aarch64-linux-gnu"
@@ -76,5 +81,88 @@ def run_emulated(artifact: Artifact, folder: Path, feeds: Sequence[Mapping[str, 
             outputs[port.name] = np.frombuffer(data[: port.type.bytes], port.type.dtype.numpy).reshape(port.type.shape)
             data = data[port.type.bytes :]
         found.append(outputs)
+    assert not data
+    return found
+
+
+MOST_OPERANDS = 10
+# Reads per call: which function, operands, tasks, pieces (done in reverse); per operand its bytes and where it starts in them.
+# Writes the last operand's bytes.
+DRIVER = """
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+DECLARATIONS
+static void *const functions[] = {NAMES};
+
+int main(int count, char **files) {
+    FILE *source = count == 3 ? fopen(files[1], "rb") : NULL, *sink = count == 3 ? fopen(files[2], "wb") : NULL;
+    int32_t head[4], size[2];
+    if (source == NULL || sink == NULL) return 1;
+    while (fread(head, sizeof head, 1, source) == 1) {
+        unsigned char *memory[MOST] = {0}, *start[MOST] = {0};
+        for (int i = 0; i < head[1]; ++i) {
+            if (fread(size, sizeof size, 1, source) != 1) return 2;
+            memory[i] = aligned_alloc(64, (size_t)(size[0] + 63) / 64 * 64);
+            start[i] = memory[i] + size[1];
+            if (fread(memory[i], 1, (size_t)size[0], source) != (size_t)size[0]) return 3;
+        }
+        for (int piece = head[3] - 1; piece >= 0; --piece) {
+            int32_t range[2] = {head[2] * piece / head[3], head[2] * (piece + 1) / head[3]};
+            int status = 1;
+            switch (head[1]) {
+CALLS
+            }
+            if (status != 0) return 4;
+        }
+        fwrite(memory[head[1] - 1], 1, (size_t)size[0], sink);
+    }
+    return fclose(sink) != 0;
+}
+"""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Bytes in which an operand lies, and where it starts."""
+
+    data: bytes
+    start: int
+
+
+def _driver(symbols: Sequence[str]) -> str:
+    """A program that calls kernels as a file says."""
+    calls, declarations = [], [f"int32_t {name}();" for name in symbols]
+    for count in range(2, MOST_OPERANDS + 1):
+        types = "void *, " * count + "int32_t, int32_t"
+        given = ", ".join([*(f"start[{i}]" for i in range(count)), "range[0]", "range[1]"])
+        calls.append(f"            case {count}: status = ((int32_t (*)({types}))functions[head[0]])({given}); break;")
+    text = DRIVER.replace("CALLS", "\n".join(calls)).replace("DECLARATIONS", "\n".join(declarations)).replace("MOST", str(MOST_OPERANDS))
+    return text.replace("NAMES", ", ".join(f"(void *){name}" for name in symbols))
+
+
+def call_kernels(
+    calls: Sequence[tuple[Kernel, Sequence[Operand]]], target: Target, folder: Path, cpu: str, pieces: int = 2
+) -> list[bytes]:
+    """What the memory of every call's last operand holds after it."""
+    symbols = {kernel: f"k{number}" for number, kernel in enumerate(dict.fromkeys(kernel for kernel, _ in calls))}
+    with KernelCompiler(target, 2) as compiler:
+        objects = compiler.compile(symbols, folder)
+    (folder / "driver.c").write_text(_driver(list(symbols.values())))
+    program, source, sink = folder / "driver", folder / "calls", folder / "results"
+    subprocess.run([COMPILER, "-O1", "-std=gnu11", "-o", program, folder / "driver.c", *objects, "-lm"], check=True)
+    numbers = {kernel: number for number, kernel in enumerate(symbols)}
+    with open(source, "wb") as file:
+        for kernel, operands in calls:
+            file.write(struct.pack("<4i", numbers[kernel], len(operands), kernel.tasks, min(pieces, max(1, kernel.tasks))))
+            for operand in operands:
+                file.write(struct.pack("<2i", len(operand.data), operand.start) + operand.data)
+    done = emulate(program, cpu, source, sink)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    data, found = sink.read_bytes(), []
+    for _, operands in calls:
+        found.append(data[: len(operands[-1].data)])
+        data = data[len(operands[-1].data) :]
     assert not data
     return found

@@ -1,0 +1,80 @@
+"""From accumulators to bytes on ARM: `y = clamp(((acc * m + (r - z2) * m2 + 2^(s-1)) >> s) + z, low, high)` with sums of 64 bits.
+
+`srshl` by a negative number is that shift with its one rounding (its intermediate result does not wrap). What follows saturates
+on the way to bytes: a sum that 16 bits do not hold is far outside of what the last clamp lets through, zero point or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qcc.codegen.arm.intrinsics import LANES
+from qcc.codegen.emit import Function, Memory, broadcast, cast, llvm, reinterpret, shuffle
+from qcc.codegen.kernel import View
+from qcc.codegen.x86.epilogue import Epilogue, Output, Requantizer
+from qcc.codegen.x86.epilogue import Requantization as Requantization
+from qcc.ir.types import I32, Array
+
+PARAMETERS = View.contiguous(I32, (6,))
+
+
+def parameters(form: Requantization) -> Array:
+    """The PARAMETERS operand: the shift to the left, zero point, low, high, multiplier and zero point of the residual."""
+    return np.array([-form.shift, form.zero_point, form.low, form.high, form.residual_multiplier, form.residual_zero_point], np.int32)
+
+
+def epilogue_of(form: Requantization) -> Epilogue:
+    """What the code depends on: here every shift is the same code."""
+    return Epilogue(False, False, form.zero_point != 0, form.residual_zero_point != 0, form.low > 0, form.high < 255)
+
+
+class NeonRequantizer(Requantizer):
+    """Emits the requantization; the numbers of the layer are loaded once, where it is made."""
+
+    def __init__(
+        self, function: Function, epilogue: Epilogue, lanes: int, multipliers: Memory, parameters: Memory, destination: Memory
+    ) -> None:
+        self.function, self.epilogue, self.lanes = function, epilogue, lanes
+        self.multipliers, self.destination = multipliers, destination
+        numbers = [function.let(parameters.load(index)) for index in range(PARAMETERS.shape[0])]
+        self.shift = broadcast(cast(numbers[0], "int64"), 2)
+        self.zero_point = broadcast(cast(numbers[1], "int16"), 8)
+        self.low, self.high = (broadcast(cast(bound, "uint8"), 16) for bound in numbers[2:4])
+        self.residual_multiplier, self.residual_zero_point = (broadcast(number, LANES) for number in numbers[4:6])
+
+    def scale(self, output: Output) -> Any:
+        """The shifted sums of four lanes, saturated to int32."""
+        let = self.function.let
+        totals = _products(output.accumulator, let(self.multipliers.load(output.multipliers, LANES)))
+        if output.residual is not None:
+            residual = output.residual - self.residual_zero_point if self.epilogue.residual_zero_point else output.residual
+            more = _products(let(residual), self.residual_multiplier)
+            totals = [total + added for total, added in zip(totals, more, strict=True)]
+        shifted = [llvm("llvm.aarch64.neon.srshl", "int64x2", total, self.shift) for total in totals]
+        return let(shuffle([llvm("llvm.aarch64.neon.sqxtn", "int32x2", total) for total in shifted], range(LANES)))
+
+    def narrow(self, vectors: Sequence[Any]) -> Any:
+        """Up to four int32x4 -> uint8x16, clamped, in order."""
+        from tvm import tirx
+
+        four = [vectors[min(index, len(vectors) - 1)] for index in range(4)]
+        halves = [llvm("llvm.aarch64.neon.sqxtn", "int16x4", vector) for vector in four]
+        words = [shuffle(halves[index : index + 2], range(8)) for index in (0, 2)]
+        if self.epilogue.zero_point:
+            words = [llvm("llvm.sadd.sat", "int16x8", word, self.zero_point) for word in words]
+        packed = shuffle([llvm("llvm.aarch64.neon.sqxtun", "int8x8", word) for word in words], range(16))
+        packed = self.function.let(reinterpret(packed, "uint8x16"))
+        packed = tirx.Max(packed, self.low) if self.epilogue.clamps_low else packed
+        return self.function.let(tirx.Min(packed, self.high) if self.epilogue.clamps_high else packed)
+
+    def in_order(self, packed: Any) -> Any:
+        return packed
+
+
+def _products(values: Any, factors: Any) -> list[Any]:
+    """int32x4 * int32x4 -> the lower and the upper two products of 64 bits."""
+    halves = (range(2), range(2, 4))
+    return [llvm("llvm.aarch64.neon.smull", "int64x2", shuffle([values], half), shuffle([factors], half)) for half in halves]

@@ -1,0 +1,53 @@
+"""How much of a layer one pass of ARM's 32 vector registers computes: the candidates and the cost model that chooses among them.
+
+A step is four words of every pixel of the tile, in one register each, and for each word `blocks` vectors of weights. The figures are
+those of a core with two vector pipes and two loads a cycle (Cortex-A76, Neoverse N1); smaller cores order tiles alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+
+from qcc.codegen.arm.intrinsics import DOT_PRODUCTS, LANES, DotProduct
+from qcc.codegen.target import Target
+from qcc.codegen.x86.tiles import Tile, Work, panels
+
+# Most pixels per number of channel blocks such that accumulators, activations and some weights fit in the vector registers.
+MOST_PIXELS = {1: 14, 2: 9, 3: 6, 4: 5, 5: 4, 6: 3, 8: 2, 10: 2, 12: 1, 16: 1}
+SPARE = 6               # registers that the widening products want, above those of a dot product
+LATENCY = 4.0           # cycles from one dot product to the next into the same accumulator
+EPILOGUE = 4.0          # cycles to requantize and store one accumulator
+RESIDUAL = 1.5          # more of them with a residual
+CONSTANTS = 1.0         # cycles to load the constants of one block of channels, once per tile
+STORE = 0.5             # cycles to store one int32 accumulator
+TILE_OVERHEAD = 6.0     # cycles to find the addresses of a tile and to start its loops
+
+
+def candidates(work: Work, dot: DotProduct) -> Iterator[Tile]:
+    """Tiles that fit in the registers and in the layer."""
+    most_blocks = ceil(work.channels / LANES)
+    for blocks, most in MOST_PIXELS.items():
+        fitting = most if dot.cycles < 1 else (blocks * most - SPARE) // blocks
+        if blocks > most_blocks:
+            continue
+        for rows in range(1, min(work.rows, fitting) + 1):
+            for columns in range(1, min(work.columns, fitting // rows) + 1):
+                yield Tile(rows, columns, blocks)
+
+
+def cycles(work: Work, tile: Tile, target: Target) -> float:
+    """Estimated cycles of the whole layer on one core."""
+    dot = DOT_PRODUCTS[target.dot]
+    accumulators = tile.pixels * tile.blocks
+    products = accumulators * dot.cycles + tile.pixels / LANES * 0.5 * dot.signed
+    step = max(products, (tile.pixels / LANES + tile.blocks) / 2, LATENCY)
+    store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
+    tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, LANES)
+    overhead = TILE_OVERHEAD + CONSTANTS * tile.blocks * work.requantized
+    return work.images * work.groups * tiles * (work.steps * step + accumulators * store + overhead)
+
+
+def choose(work: Work, target: Target) -> Tile:
+    """The candidate of least cost; among equals the widest, then the smallest (so that the choice is reproducible)."""
+    return min(candidates(work, DOT_PRODUCTS[target.dot]), key=lambda tile: (cycles(work, tile, target), -tile.columns, tile))
