@@ -62,16 +62,22 @@ def plan_dense(
                                    key=lambda kernel: cycles(kernel.work, kernel.tile, target))
     channels = output.shape[3]
     if DOT_PRODUCTS[target.dot].signed:
-        bias = (bias.astype(np.int64) + 128 * weights.reshape(channels, -1).astype(np.int64).sum(axis=1)).astype(np.int32)
+        bias = centred_bias(weights, bias)
     weights = merge_groups(weights, groups, groups // kernel.groups)
     order = panel_channels(channels, kernel.groups, kernel.tile.blocks, LANES)
     down, along, run = kernel.runs
     packed = pack_weights(weights.reshape(channels, down * along, run), order)
     constants = () if requantization is None else (parameters(requantization),)
-    return kernel, (packed, _pack_numbers(bias, requantization, order), *constants)
+    return kernel, (packed, pack_numbers(bias, requantization, order), *constants)
 
 
-def _pack_numbers(bias: Array, requantization: Requantization | None, channels: Array) -> Array:
+def centred_bias(weights: Array, bias: Array) -> Array:
+    """int32 [OC]: what activations less 128 leave out of the sums is in the bias; both wrap as int32 does."""
+    left_out = 128 * weights.reshape(weights.shape[0], -1).astype(np.int64).sum(axis=1)
+    return np.asarray((bias.astype(np.int64) + left_out).astype(np.int32))
+
+
+def pack_numbers(bias: Array, requantization: Requantization | None, channels: Array) -> Array:
     """int32 [panels, blocks, 1 or 2, lanes]: the bias, then the multipliers if there is a requantization."""
     parts = [bias.astype(np.int32)]
     if requantization is not None:

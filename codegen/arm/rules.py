@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import cast
 
 from qcc.codegen.arm.dense import plan_dense
+from qcc.codegen.arm.depthwise import plan_depthwise
 from qcc.codegen.arm.elementwise import plan_requantize
 from qcc.codegen.families import Call, Family, Site
 from qcc.codegen.floats import is_island, plan_island
-from qcc.codegen.groups import Group
+from qcc.codegen.kernel import Kernel
 from qcc.codegen.moves import is_move, plan_move
 from qcc.codegen.placing import DENSE
 from qcc.codegen.rules import (
@@ -38,16 +39,7 @@ from qcc.codegen.rules import (
     takes_anything,
     view_of,
 )
-from qcc.ir import Graph
 from qcc.ops import IntegerConvolution, Requantize
-
-
-def is_dense(graph: Graph, entry: Group) -> bool:
-    return is_linear(graph, entry) and not is_depthwise(graph, entry)
-
-
-def is_deep_dense(graph: Graph, entry: Group) -> bool:
-    return is_deep_linear(graph, entry) and not is_depthwise(graph, entry)
 
 
 def plan_linear(site: Site) -> list[Call]:
@@ -58,10 +50,13 @@ def plan_linear(site: Site) -> list[Call]:
     weights, bias = site.constant(node.inputs[1]), site.constant(node.inputs[2])
     op = node.op if isinstance(node.op, IntegerConvolution) else IntegerConvolution()
     weights = weights if isinstance(node.op, IntegerConvolution) else weights[:, None, None, :]
-    kernel, constants = plan_dense(
-        image(x.view), weights, bias, op.strides, op.dilations, op.groups, image(y.view), requantization(site),
-        None if residual is None else image(residual.view), site.target,
-    )
+    source, target = image(x.view), image(y.view)
+    added, after = None if residual is None else image(residual.view), requantization(site)
+    kernel: Kernel
+    if is_depthwise(site.graph, site.group):
+        kernel, constants = plan_depthwise(source, weights, bias, op.strides, op.dilations, target, after, added, site.target)
+    else:
+        kernel, constants = plan_dense(source, weights, bias, op.strides, op.dilations, op.groups, target, after, added, site.target)
     return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
 
 
@@ -76,8 +71,8 @@ def plan_elementwise(site: Site) -> list[Call]:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("deep linear", is_deep_dense, DENSE, plan_linear),
-    Family("linear", is_dense, STRIDED, plan_linear),
+    Family("deep linear", is_deep_linear, DENSE, plan_linear),
+    Family("linear", is_linear, STRIDED, plan_linear),
     Family("requantize", is_requantize, STRIDED, plan_elementwise),
     Family("product", is_product, STRIDED, plan_product),
     Family("sum", is_pooled_sum, STRIDED, plan_pooled_sum),
