@@ -15,7 +15,7 @@ from typing import Any
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Requantization, is_bytes
-from qcc.codegen.x86.packing import WORD, merge_groups, pack_numbers, pack_weights, panel_channels, words
+from qcc.codegen.x86.packing import WORD, merge_groups, pack_numbers, pack_weights, paired_lanes, panel_channels, words
 from qcc.codegen.x86.tiles import Tile, Work, choose, cycles, panels
 from qcc.errors import CodegenError
 from qcc.ir.types import I8, I32, Array
@@ -175,6 +175,7 @@ def plan_dense(
     weights, groups = merge_groups(weights, groups, groups // kernel.groups), kernel.groups
     channels = output.shape[3]
     order = panel_channels(channels, groups, kernel.tile.blocks, target.lanes)
+    order = order if requantization is None else paired_lanes(order)
     down, along, run = kernel.runs
     packed = pack_weights(weights.reshape(channels, down * along, run), order)
     parameters = () if requantization is None else (requantization.parameters(),)

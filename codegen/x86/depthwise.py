@@ -1,8 +1,9 @@
 """Depthwise convolution: every channel has its own window, and a dot product adds four taps of a row at once.
 
 The bytes of four neighbouring pixels are interleaved (two levels of unpacking), which puts the four taps of a channel into one 32-bit
-lane. A block is four such vectors; unpacking scatters its channels over them just as the packs of the epilogue gather them again,
-so nothing is permuted. Several output rows share the interleaved rows of the source.
+lane. The neighbours are those along a row; a last column that would be alone in its dot products (of 5 or 1) goes down instead. A block
+is four such vectors; unpacking scatters its channels over them just as the packs of the epilogue gather them again, so nothing is
+permuted but four bytes. Several output rows share the interleaved pixels of the source.
 
 Where pixels lie side by side and the stride is one, `fold` pixels count as one of `fold` times the channels: 24 channels fill
 vectors of 64 bytes as well as 64 do.
@@ -10,25 +11,58 @@ vectors of 64 bytes as well as 64 do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret, shuffle, store_first
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Output, Requantization, Requantizer, is_bytes
-from qcc.codegen.x86.intrinsics import dot_product_for
-from qcc.codegen.x86.packing import interleaved_channels, pack_numbers, pack_taps
+from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Requantization, is_bytes
+from qcc.codegen.x86.packing import TAPS, VECTORS, interleaved_channels, pack_numbers, pack_taps
 from qcc.codegen.x86.tiles import depthwise_fold, depthwise_rows
 from qcc.errors import CodegenError
 from qcc.ir.types import I8, I32, Array
 
-TAPS = 4                # of one dot product
-VECTORS = 4             # of one block of channels
-UNROLLED_ROWS = 16      # source rows under a tile that are unrolled; taller windows loop
+UNROLLED_ROWS = 16    # source rows under a tile that are unrolled; taller windows loop
+
+
+@dataclass(frozen=True, slots=True)
+class Quad:
+    """Four neighbouring positions of the window, of which a dot product takes some: from (row, column) on, along a row or down a column."""
+
+    row: int
+    column: int
+    down: bool
+    takes: tuple[bool, ...]
+
+    @property
+    def own(self) -> tuple[tuple[int, int] | None, ...]:
+        """The positions that it takes, None for the others."""
+        every = ((self.row + i * self.down, self.column + i * (not self.down)) for i in range(TAPS))
+        return tuple(position if taken else None for position, taken in zip(every, self.takes, strict=True))
+
+
+def across(height: int, width: int) -> tuple[Quad, ...]:
+    """Every row of the window by itself."""
+    return tuple(Quad(row, column, False, tuple(column + i < width for i in range(TAPS)))
+                 for row in range(height) for column in range(0, width, TAPS))
+
+
+def cover(height: int, width: int, step: int) -> tuple[Quad, ...]:
+    """Every position once, in few quads: rows, and down the last column where it would be alone in every row.
+
+    Args:
+        step: from one output's window down to the next; quads that begin at multiples of it are shared with other outputs.
+    """
+    if width % TAPS != 1:
+        return across(height, width)
+    quads = list(across(height, width - 1))
+    for top in range(0, height, TAPS):
+        row = min(range(min(top, max(0, height - TAPS)), top + 1), key=lambda row: (row % step != 0, row))
+        quads.append(Quad(row, width - 1, True, tuple(top <= row + i < min(height, top + TAPS) for i in range(TAPS))))
+    return tuple(quads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +108,20 @@ class DepthwiseKernel:
         return -(-self.channels // self.block)
 
     @property
-    def chunks(self) -> int:
-        """Dot products of one row of the window."""
-        return -(-self.window[1] // TAPS)
+    def source_rows(self) -> list[int]:
+        """Rows of the source under the output rows of a tile, from the first of them on."""
+        rows = {row * self.strides[0] + kh * self.dilations[0] for row in range(self.rows) for kh in range(self.window[0])}
+        return sorted(rows)
+
+    @property
+    def is_tall(self) -> bool:
+        """Whether the code loops over the rows of the window."""
+        return len(self.source_rows) > UNROLLED_ROWS
+
+    @property
+    def quads(self) -> tuple[Quad, ...]:
+        """The dot products of one output; if tall, equally many in every row of the window."""
+        return across(*self.window) if self.is_tall else cover(*self.window, self.strides[0])
 
     @property
     def numbers(self) -> int:
@@ -85,7 +130,7 @@ class DepthwiseKernel:
 
     @property
     def operands(self) -> tuple[View, ...]:
-        weights = View.contiguous(I8, (self.blocks, self.window[0], self.chunks, VECTORS, self.lanes, TAPS))
+        weights = View.contiguous(I8, (self.blocks, len(self.quads), VECTORS, self.lanes, TAPS))
         numbers = View.contiguous(I32, (self.blocks, VECTORS, self.numbers, self.lanes))
         parameters = () if self.epilogue is None else (PARAMETERS,)
         residual = () if self.residual is None else (self.residual,)
@@ -102,156 +147,9 @@ class DepthwiseKernel:
         return images * rows * columns * channels * self.window[0] * self.window[1]
 
     def emit(self, target: Target) -> Any:
-        return _Emitter(self, target).emit()
+        from qcc.codegen.x86.depthwise_code import DepthwiseCode
 
-
-class _Emitter:
-    """The code of one kernel."""
-
-    def __init__(self, kernel: DepthwiseKernel, target: Target) -> None:
-        self.kernel, self.dot = kernel, dot_product_for(target, kernel.lanes)
-        self.function = Function(kernel.operands)
-        memories = list(self.function.operands)
-        self.source = memories.pop(0)
-        self.residual: Memory | None = memories.pop(0) if kernel.residual is not None else None
-        self.weights, self.numbers = memories[:2]
-        self.output = memories[-1]
-        self.requantizer = None
-        if kernel.epilogue is not None:
-            self.requantizer = Requantizer(self.function, kernel.epilogue, kernel.lanes, self.numbers, memories[2], self.output)
-
-    def emit(self) -> Any:
-        from tvm import tirx
-
-        kernel, function = self.kernel, self.function
-        _, rows, columns, _ = kernel.output.shape
-
-        def number(value: int) -> Any:
-            return tirx.const(value, "int32")
-
-        with function.loop(function.begin, function.end) as task:
-            block = function.let(tirx.Mod(task, number(kernel.blocks)))
-            strip = function.let(tirx.Div(task, number(kernel.blocks)))
-            strips = -(-rows // kernel.rows)
-            image = function.let(tirx.Div(strip, number(strips)))
-            row = function.let(tirx.Min(tirx.Mod(strip, number(strips)) * kernel.rows, number(rows - kernel.rows)))
-            channel = function.let(tirx.Min(block * kernel.block, number(max(0, kernel.channels - kernel.block))))
-            with function.loop(0, -(-columns // kernel.fold)) as step:
-                column = function.let(tirx.Min(step * kernel.fold, number(columns - kernel.fold)))
-                self._tile(block, image, row, column, channel)
-        return function.finish()
-
-    def _address(self, view: View, image: Any, row: Any, column: Any, channel: Any) -> Any:
-        return self.function.let(image * view.strides[0] + row * view.strides[1] + column * view.strides[2] + channel)
-
-    def _tile(self, block: Any, image: Any, row: Any, column: Any, channel: Any) -> None:
-        kernel = self.kernel
-        source = self._address(kernel.source, image, row * kernel.strides[0], column * kernel.strides[1], channel)
-        accumulators = [[self._initial(block, vector) for vector in range(VECTORS)] for _ in range(kernel.rows)]
-        weights = self.function.let(block * (kernel.window[0] * kernel.chunks * kernel.block * TAPS))
-        self._reduce(accumulators, source, weights)
-        output = self._address(kernel.output, image, row, column, channel)
-        if self.requantizer is None:
-            self._store_accumulators(accumulators, output)
-        else:
-            residual = None if kernel.residual is None else self._address(kernel.residual, image, row, column, channel)
-            self._requantize(self.requantizer, accumulators, block, output, residual)
-
-    def _initial(self, block: Any, vector: int) -> Register:
-        return self.function.register(self.numbers.load(self._numbers(block, vector), self.kernel.lanes))
-
-    def _numbers(self, block: Any, vector: int) -> Any:
-        """Where the bias of a vector lies; its multipliers follow."""
-        return (block * VECTORS + vector) * (self.kernel.numbers * self.kernel.lanes)
-
-    def _reduce(self, accumulators: list[list[Register]], source: Any, weights: Any) -> None:
-        """accumulators += everything under the windows of the tile."""
-        kernel = self.kernel
-        step, apart = kernel.strides[0], kernel.dilations[0]
-        pitch = kernel.source.strides[1]
-        uses: dict[int, list[tuple[int, int]]] = {}    # source row -> (output row, row of the window)
-        for row in range(kernel.rows):
-            for kh in range(kernel.window[0]):
-                uses.setdefault(row * step + kh * apart, []).append((row, kh))
-        if len(uses) <= UNROLLED_ROWS:
-            for source_row, users in sorted(uses.items()):
-                self._row(source + source_row * pitch, [(accumulators[row], weights + self._weights_row(kh)) for row, kh in users])
-            return
-        with self.function.loop(0, kernel.window[0]) as kh:
-            for row in range(kernel.rows):
-                here = self.function.let(source + kh * (apart * pitch) + row * step * pitch)
-                self._row(here, [(accumulators[row], self.function.let(weights + self._weights_row(kh)))])
-
-    def _weights_row(self, kh: Any) -> Any:
-        return kh * (self.kernel.chunks * self.kernel.block * TAPS)
-
-    def _row(self, source: Any, users: Sequence[tuple[list[Register], Any]]) -> None:
-        """One row of the source, for every output row that it lies under: (accumulators, address of the window's row)."""
-        kernel = self.kernel
-        apart = kernel.dilations[1] * kernel.source.strides[2]
-        for chunk in range(kernel.chunks):
-            taps = range(chunk * TAPS, min((chunk + 1) * TAPS, kernel.window[1]))
-            pixels = [self.function.let(self.source.load(source + tap * apart, kernel.block)) for tap in taps]
-            for vector, interleaved in enumerate(self._interleave(pixels)):
-                for accumulators, weights in users:
-                    offset = (chunk * VECTORS + vector) * kernel.lanes * TAPS
-                    weight = self.weights.load(weights + offset, kernel.lanes * TAPS)
-                    accumulators[vector].set(self.dot.emit(accumulators[vector].get(), interleaved, weight))
-
-    def _interleave(self, pixels: Sequence[Any]) -> list[Any]:
-        """One to four vectors of bytes -> four int32xL, whose lanes hold a channel's bytes. Missing pixels repeat; their weights are 0."""
-        block = self.kernel.block
-        first = self._unpack(pixels[0], pixels[min(1, len(pixels) - 1)], 8, f"uint16x{block // 2}")
-        second = first if len(pixels) < 3 else self._unpack(pixels[2], pixels[-1], 8, f"uint16x{block // 2}")
-        return [vector for a, b in zip(first, second, strict=True) for vector in self._unpack(a, b, 4, f"int32x{block // 4}")]
-
-    def _unpack(self, a: Any, b: Any, half: int, dtype: str) -> tuple[Any, Any]:
-        """punpckl and punpckh: elements of a and b alternate, from the lower and the upper half of every 128 bits."""
-        count = self.kernel.lanes // 4 * 2 * half
-        every = range(0, count, 2 * half)    # where 128 bits begin
-        lower, upper = (
-            [start + index + side * count for start in every for index in range(skip, skip + half) for side in (0, 1)] for skip in (0, half)
-        )
-        let = self.function.let
-        return let(reinterpret(shuffle([a, b], lower), dtype)), let(reinterpret(shuffle([a, b], upper), dtype))
-
-    def _requantize(
-        self, requantizer: Requantizer, accumulators: list[list[Register]], block: Any, output: Any, residual: Any
-    ) -> None:
-        """Vector by vector over all rows, so that a vector's constants are loaded once."""
-        kernel = self.kernel
-        added: list[list[Any]] = [[None] * VECTORS for _ in range(kernel.rows)]
-        if self.residual is not None and kernel.residual is not None:
-            for row in range(kernel.rows):
-                vector = self.function.let(self.residual.load(residual + row * kernel.residual.strides[1], kernel.block))
-                added[row] = self._widen(vector)
-        scaled: list[list[Any]] = [[] for _ in range(kernel.rows)]
-        for vector in range(VECTORS):
-            for row in range(kernel.rows):
-                multipliers = self._numbers(block, vector) + kernel.lanes
-                item = Output(accumulators[row][vector].get(), multipliers, output, 0, kernel.lanes, added[row][vector])
-                scaled[row].append(requantizer.scale(item))
-        for row in range(kernel.rows):
-            address = output + row * kernel.output.strides[1]
-            store_first(self.output, address, requantizer.narrow(scaled[row]), min(kernel.block, kernel.channels))
-
-    def _widen(self, vector: Any) -> list[Any]:
-        """Bytes -> four int32xL in the order of the block."""
-        block = self.kernel.block
-        words = self._unpack(vector, constant(0, "uint8", block), 8, f"uint16x{block // 2}")
-        return [wide for half in words for wide in self._unpack(half, constant(0, "uint16", block // 2), 4, f"int32x{block // 4}")]
-
-    def _store_accumulators(self, accumulators: list[list[Register]], output: Any) -> None:
-        kernel = self.kernel
-        lanes = kernel.lanes
-        for row in range(kernel.rows):
-            vectors = [self.function.let(register.get()) for register in accumulators[row]]
-            for part in range(lanes // 4):    # 16 channels: the same 128 bits of all vectors
-                left = min(16, kernel.channels - part * 16)
-                if left > 0:
-                    order = [vector * lanes + part * 4 + lane for vector in range(VECTORS) for lane in range(4)]
-                    ordered = self.function.let(shuffle(vectors, order))
-                    store_first(self.output, output + row * kernel.output.strides[1] + part * 16, ordered, left)
+        return DepthwiseCode(self, target).emit()
 
 
 def plan_depthwise(
@@ -282,7 +180,7 @@ def plan_depthwise(
         kernel = replace(kernel, fold=depthwise_fold(channels, columns, kernel.block))
     kernel = tuned(replace(kernel, rows=depthwise_rows(rows, target)))
     order = interleaved_channels(channels, kernel.fold, target.lanes)
-    packed = pack_taps(np.asarray(weights[..., 0]), order)
+    packed = pack_taps(np.asarray(weights[..., 0]), [quad.own for quad in kernel.quads], order)
     parameters = () if requantization is None else (requantization.parameters(),)
     return kernel, (packed, pack_numbers(bias, requantization, order), *parameters)
 

@@ -3,10 +3,13 @@
 `y = clamp(((acc * m + (r - z2) * m2 + 2^(s-1)) >> s) + z, low, high)` with a 64-bit sum; the bias is in `acc` from the start.
 
 Where s > 32 the rounding `2^(s-1)` has no bits in the low half of the sum, so that the sum's high half `h` is computed without it,
-`y = ((h + 2^(t-1)) >> t) + z` with `t = s - 32`, and the rest is done on 16-bit numbers, two vectors at a time: a saturating pack, then
-`pmulhrsw` by `2^(15-t)`, which is that shift with its rounding. A saturated `h` saturates the result if t <= 7; for a larger t, `h` is
-shifted by `t - 7` before (two floor shifts are one). Where s <= 32 (most sums with a residual have s = 30 or 31), the whole sum is
+`y = ((h + 2^(t-1)) >> t) + z` with `t = s - 32`, and the rest is done on 16-bit numbers, two vectors at a time: a saturating pack, a
+saturating sum with `2^(t-1) + (z << t)`, a shift. A saturated `h` saturates the result if t <= 7; for a larger t, `h` is shifted by `t - 7`
+before (two floor shifts are one). Where s <= 32 (most sums with a residual have s = 30 or 31), the whole sum is
 multiplied by a power of two such that s becomes 33, if the multipliers fit 32 bits then; else the sum is shifted in 64 bits.
+
+Products are made of even and of odd lanes; one cheap shuffle brings both together again, into the order of the channels if the
+accumulators' lanes are in `PAIRED` order.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ PARAMETERS = View.contiguous(I32, (10,))
 LEAST_SHIFT = 33       # of a sum of which only the high half matters
 MOST_LIFT = 22         # bits; a residual less its zero point still fits 32 bits, and its product 62
 PACKED_SHIFT = 7       # bits that are shifted after narrowing to 16 bits: of 2^15 >> 7, bytes are saturated
+NARROWED = 4           # vectors that become one of bytes
+PAIRED = (0, 2, 1, 3)  # channels of four lanes: those of even lanes come first when products are brought together
 
 
 def is_bytes(view: View) -> bool:
@@ -75,12 +80,13 @@ class Requantization:
         return self.multiplier.astype(np.int32) << np.int32(self.lift or 0)
 
     def parameters(self) -> Array:
-        """The PARAMETERS operand: shift of 32 or 64 bits, factor that shifts 16 bits, zero point, low, high, multiplier, zero point and
-        lift of the residual, rounding of a 64-bit sum (low and high half)."""
+        """The PARAMETERS operand: shift of 32 or 64 bits, shift and rounding (with the zero point) of 16 bits, low, high, multiplier,
+        zero point and lift of the residual, rounding of a 64-bit sum (low and high half)."""
         left = 0 if self.lift is None else self.shift + self.lift - 32
         packed = min(left, PACKED_SHIFT)
         rounding = 1 << (self.shift - 1)
-        numbers = [self.shift if self.lift is None else left - packed, 1 << (15 - packed), self.zero_point, self.low, self.high,
+        packed_rounding = (1 << packed >> 1) + (self.zero_point << packed)
+        numbers = [self.shift if self.lift is None else left - packed, packed, packed_rounding, self.low, self.high,
                    self.residual_multiplier, self.residual_zero_point, self.lift or 0, rounding & 0xFFFFFFFF, rounding >> 32]
         return np.array(numbers, np.int64).astype(np.uint32).view(np.int32)
 
@@ -92,7 +98,8 @@ class Epilogue:
     Attributes:
         halves: only the high halves of the sums matter.
         deep: they are shifted before they are narrowed, too.
-        zero_point, residual_zero_point: there is one.
+        zero_point: there is one that is a step of its own (here it is part of the rounding).
+        residual_zero_point: there is one.
         clamps_low, clamps_high: to more than 0 and less than 255 (which narrowing does anyway).
     """
 
@@ -106,7 +113,7 @@ class Epilogue:
     @staticmethod
     def of(form: Requantization) -> Epilogue:
         halves = form.lift is not None
-        return Epilogue(halves, not halves or form.shift > 32 + PACKED_SHIFT, form.zero_point != 0, form.residual_zero_point != 0,
+        return Epilogue(halves, not halves or form.shift > 32 + PACKED_SHIFT, False, form.residual_zero_point != 0,
                         form.low > 0, form.high < 255)
 
 
@@ -133,7 +140,11 @@ class Output:
 
 
 class Requantizer:
-    """Emits the requantization; the numbers of the layer are loaded once, where it is made."""
+    """Emits the requantization; the numbers of the layer are loaded once, where it is made.
+
+    Accumulators whose lanes are in PAIRED order come out in the order of the channels, and the other way round; residuals always stand in
+    the order in which results come out.
+    """
 
     def __init__(
         self, function: Function, epilogue: Epilogue, lanes: int, multipliers: Memory, parameters: Memory, destination: Memory
@@ -142,7 +153,8 @@ class Requantizer:
         self.multipliers, self.destination = multipliers, destination
         numbers = [function.let(parameters.load(index)) for index in range(PARAMETERS.shape[0])]
         self.shift = broadcast(numbers[0], lanes) if epilogue.halves else broadcast(cast(numbers[0], "int64"), lanes // 2)
-        self.factor, self.zero_point = (broadcast(cast(number, "int16"), 2 * lanes) for number in numbers[1:3])
+        self.packed_shift = function.let(cast(numbers[1], "int16"))
+        self.packed_rounding = broadcast(cast(numbers[2], "int16"), 2 * lanes)
         self.low, self.high = (broadcast(cast(bound, "uint8"), 4 * lanes) for bound in numbers[3:5])
         self.residual_multiplier = broadcast(cast(numbers[5], "int64"), lanes // 2)
         self.residual_zero_point, self.lift = (broadcast(number, lanes) for number in numbers[6:8])
@@ -162,8 +174,8 @@ class Requantizer:
         even, odd = self._products(output.accumulator, self._pair(self.multipliers.load(output.multipliers, self.lanes)))
         if output.residual is not None:
             residual = output.residual - self.residual_zero_point if self.epilogue.residual_zero_point else output.residual
-            more = self._products(residual << self.lift, (self.residual_multiplier, self.residual_multiplier))
-            even, odd = even + more[0], odd + more[1]
+            lifted = let(residual << self.lift)
+            even, odd = even + self._spread(lifted, 0) * self.residual_multiplier, odd + self._spread(lifted, 2) * self.residual_multiplier
         if not self.epilogue.halves:
             even, odd = (self._saturate((total + self.rounding) >> self.shift) for total in (even, odd))
             return let(self._interleave(let(even), let(odd), 0))
@@ -177,6 +189,12 @@ class Requantizer:
         wide = self.function.let(reinterpret(vector, f"int64x{half}"))
         return (wide << by32) >> by32, wide >> by32
 
+    def _spread(self, vector: Any, first: int) -> Any:
+        """int32xL -> int64xL/2: two neighbours out of every four lanes."""
+        chosen = [four + first + lane for four in range(0, self.lanes, 4) for lane in (0, 0, 1, 1)]
+        by32 = constant(32, "int64", self.lanes // 2)
+        return (reinterpret(shuffle([vector], chosen), f"int64x{self.lanes // 2}") << by32) >> by32
+
     def _products(self, vector: Any, factors: tuple[Any, Any]) -> tuple[Any, Any]:
         even, odd = self._pair(vector)
         return even * factors[0], odd * factors[1]
@@ -188,9 +206,10 @@ class Requantizer:
         return tirx.Min(tirx.Max(value, bound[0]), bound[1])
 
     def _interleave(self, even: Any, odd: Any, half: int) -> Any:
-        """The low (0) or high (1) halves of the 64-bit lanes, back in the order of the channels."""
+        """The low (0) or high (1) halves of the 64-bit lanes, in the order of the channels."""
         vectors = [reinterpret(value, f"int32x{self.lanes}") for value in (even, odd)]
-        return shuffle(vectors, [pair + half + side * self.lanes for pair in range(0, self.lanes, 2) for side in (0, 1)])
+        fours = range(half, self.lanes + half, 4)
+        return shuffle(vectors, [four + pair + side * self.lanes for four in fours for side in (0, 1) for pair in (0, 2)])
 
     def narrow(self, vectors: Sequence[Any]) -> Any:
         """Up to four int32xL -> uint8x4L, clamped; the four interleave: groups of four bytes, one per vector, in every 128 bits."""
@@ -201,13 +220,18 @@ class Requantizer:
         suffix = ".512" if lanes == 16 else ""
         four = [vectors[min(index, len(vectors) - 1)] for index in range(4)]
         words = [llvm(f"{prefix}packssdw{suffix}", f"int16x{2 * lanes}", four[index], four[index + 1]) for index in (0, 2)]
-        if self.epilogue.halves:
-            words = [llvm(f"{prefix}pmul.hr.sw{suffix}", f"int16x{2 * lanes}", word, self.factor) for word in words]
-        if self.epilogue.zero_point:
-            words = [llvm("llvm.sadd.sat", f"int16x{2 * lanes}", word, self.zero_point) for word in words]
+        words = [llvm("llvm.sadd.sat", f"int16x{2 * lanes}", word, self.packed_rounding) for word in words]
+        words = [self._shift(word) for word in words]
         packed = reinterpret(llvm(f"{prefix}packuswb{suffix}", f"int8x{4 * lanes}", *words), f"uint8x{4 * lanes}")
         packed = tirx.Max(packed, self.low) if self.epilogue.clamps_low else packed
         return let(tirx.Min(packed, self.high) if self.epilogue.clamps_high else packed)
+
+    def _shift(self, words: Any) -> Any:
+        """By the same count in all 16-bit lanes; AVX2 has no instruction with a count per lane, AVX-512's is the cheaper one."""
+        if self.lanes == 16:
+            return words >> broadcast(self.packed_shift, 2 * self.lanes)
+        count = reinterpret(broadcast(cast(self.packed_shift, "int64"), 2), "int16x8")
+        return llvm("llvm.x86.avx2.psra.w", f"int16x{2 * self.lanes}", words, count)
 
     def in_order(self, packed: Any) -> Any:
         """The bytes of each vector together: what `narrow` interleaved."""

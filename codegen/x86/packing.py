@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from qcc.codegen.x86.epilogue import Requantization
+from qcc.codegen.x86.epilogue import PAIRED, Requantization
 from qcc.ir.types import Array
 
 WORD = 4    # products of one 32-bit lane
+TAPS = WORD
+VECTORS = 4    # of one block of channels in a depthwise layer, as many as the epilogue narrows together
 
 
 def words(run: int) -> int:
@@ -30,6 +34,11 @@ def panel_channels(channels: int, groups: int, blocks: int, lanes: int) -> Array
     lane = np.where(lane < own, lane, -1)
     every = lane[None] + np.arange(groups)[:, None, None, None] * own
     return np.asarray(np.where(lane[None] < 0, -1, every).reshape(groups * count, blocks, lanes))
+
+
+def paired_lanes(channels: Array) -> Array:
+    """The lanes (last axis) of accumulators that will be requantized."""
+    return channels.reshape(*channels.shape[:-1], -1, len(PAIRED))[..., PAIRED].reshape(channels.shape)
 
 
 def block_offsets(channels: int, blocks: int, lanes: int) -> tuple[int, ...]:
@@ -82,10 +91,11 @@ def interleaved_channels(channels: int, fold: int, lanes: int) -> Array:
     return np.asarray(np.where(position < total, position % channels, -1))
 
 
-def pack_taps(windows: Array, channels: Array) -> Array:
-    """i8 [C, KH, KW] -> i8 [blocks, KH, chunks, 4, lanes, 4]: four taps of a row of the window in every lane."""
-    count, height, width = windows.shape
-    padded = np.zeros((count, height, words(width) * WORD), np.int8)
-    padded[:, :, :width] = windows
-    taken = take_channels(padded.reshape(count, height, words(width), WORD), channels)
-    return np.ascontiguousarray(taken.transpose(0, 3, 4, 1, 2, 5))
+def pack_taps(windows: Array, quads: Sequence[Sequence[tuple[int, int] | None]], channels: Array) -> Array:
+    """i8 [C, KH, KW] -> i8 [blocks, quads, 4, lanes, 4]: four taps of a channel in every lane, zeros where a quad takes none."""
+    taps = np.zeros((windows.shape[0], len(quads), TAPS), np.int8)
+    for number, quad in enumerate(quads):
+        for tap, position in enumerate(quad):
+            if position is not None:
+                taps[:, number, tap] = windows[:, position[0], position[1]]
+    return np.ascontiguousarray(take_channels(taps, channels).transpose(0, 3, 1, 2, 4))

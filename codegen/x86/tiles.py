@@ -52,7 +52,7 @@ STORE = 1.0             # cycles to store one int32 accumulator
 TILE_OVERHEAD = 4.0     # cycles to find the addresses of a tile and to start its loops
 FIRST_LEVEL = 32768     # bytes of weights that stay in the first-level cache between tiles
 STREAM = 28.0           # bytes of weights per cycle from the second-level cache
-CROWDED = 12.0          # more of them where accumulators leave the epilogue hardly a register
+CROWDED = 12.0          # more of them where accumulators leave the epilogue hardly a register, of which a residual needs more
 
 
 def panels(channels: int, tile: Tile, lanes: int) -> int:
@@ -81,7 +81,8 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     step = max(products, (tile.pixels + tile.blocks) / 2, LATENCY, streamed)
     store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
     tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, target.lanes)
-    overhead = TILE_OVERHEAD + CONSTANTS * tile.blocks * work.requantized + CROWDED * (accumulators > target.registers * 3 // 4)
+    free = target.registers * (2 if work.residual else 3) // 4
+    overhead = TILE_OVERHEAD + CONSTANTS * tile.blocks * work.requantized + CROWDED * (accumulators > free)
     return work.images * work.groups * tiles * (work.steps * step + accumulators * store + overhead)
 
 

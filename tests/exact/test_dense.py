@@ -253,13 +253,13 @@ def test_high_halves_are_enough(shift: int, zero: int, data: st.DataObject) -> N
     residual, second = data.draw(st.integers(0, 255)), data.draw(st.integers(0, (1 << 31) - 1))
     form = Requantization(np.array([multiplier], np.int32), shift, zero, 0, 255, second, data.draw(st.integers(0, 255)))
     assume(form.lift is not None)
-    left, factor, *_, lift, _low, _high = form.parameters().tolist()
+    left, packed, rounding, *_, lift, _low, _high = form.parameters().tolist()
     added = (residual - form.residual_zero_point) << lift
     total = accumulator * int(form.multipliers[0]) + added * second
     assert -(1 << 31) <= added < 1 << 31
     assert -(1 << 63) <= total < 1 << 63
     half = min(max((total >> 32) >> left, -(1 << 15)), (1 << 15) - 1)
-    byte = min(max(((half * factor + (1 << 14)) >> 15) + zero, 0), 255)
+    byte = min(max(min(half + rounding, (1 << 15) - 1) >> packed, 0), 255)
     reference = sum(x * m for x, m in ((accumulator, multiplier), (residual - form.residual_zero_point, second))) + (1 << (shift - 1))
     assert byte == min(max((reference >> shift) + zero, 0), 255)
 
