@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from qcc.artifact import Artifact
 from qcc.codegen.kernel import Kernel
 from qcc.codegen.target import Target
 from qcc.codegen.worker import KernelCompiler
+from qcc.runtime.manifest import Manifest, StepRecord
+from qcc.runtime.module import _read
 
 Array = npt.NDArray[Any]
 COMPILER, EMULATOR, ROOT = "aarch64-linux-gnu-gcc", "qemu-aarch64", "/usr/aarch64-linux-gnu"
@@ -28,7 +31,7 @@ needed = pytest.mark.skipif(
     reason=f"ARM IS NOT TESTED: {COMPILER} or {EMULATOR} is missing (Debian packages gcc-aarch64-linux-gnu and qemu-user)",
 )
 
-# Tests itself, then reads inputs from the file until there are no more, and writes what the network makes of them.
+# Tests itself, then reads inputs from the file until there are no more, and writes after every step what the arena and the outputs hold.
 RUNNER = """
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,12 +47,15 @@ int main(int count, char **files) {
     const void *inputs[NAME_INPUTS];
     void *outputs[NAME_OUTPUTS];
     for (int i = 0; i < NAME_INPUTS; ++i) inputs[i] = malloc(NAME_input(i)->bytes);
-    for (int i = 0; i < NAME_OUTPUTS; ++i) outputs[i] = malloc(NAME_output(i)->bytes);
+    for (int i = 0; i < NAME_OUTPUTS; ++i) outputs[i] = calloc(1, NAME_output(i)->bytes);
     for (;;) {
         for (int i = 0; i < NAME_INPUTS; ++i)
             if (fread((void *)inputs[i], 1, NAME_input(i)->bytes, source) != NAME_input(i)->bytes) return i != 0 || fclose(sink) != 0;
-        if (NAME_run(context, inputs, outputs) != NAME_OK) return 2;
-        for (int i = 0; i < NAME_OUTPUTS; ++i) fwrite(outputs[i], 1, NAME_output(i)->bytes, sink);
+        for (int step = 0; step < NAME_steps(); ++step) {
+            if (NAME_run_steps(context, inputs, outputs, step, step + 1) != NAME_OK) return 2;
+            fwrite(NAME_arena(context), 1, NAME_arena_bytes(), sink);
+            for (int i = 0; i < NAME_OUTPUTS; ++i) fwrite(outputs[i], 1, NAME_output(i)->bytes, sink);
+        }
     }
 }
 """
@@ -68,21 +74,38 @@ def build_runner(artifact: Artifact, folder: Path) -> Path:
     return program
 
 
-def run_emulated(artifact: Artifact, folder: Path, feeds: Sequence[Mapping[str, Array]], cpu: str) -> list[dict[str, Array]]:
-    """Outputs of the library for every feed, after its self-test has passed."""
+@dataclass(frozen=True)
+class Trace:
+    """What memory held after every step of one run; stands for the module in `verification.check_layers`."""
+
+    manifest: Manifest
+    steps: tuple[tuple[Array, list[Array]], ...]
+
+    def trace(self, feeds: Mapping[str, Array]) -> Iterator[tuple[StepRecord, Callable[..., Array]]]:
+        for step, (arena, results) in zip(self.manifest.steps, self.steps, strict=True):
+            yield step, partial(_read, step, arena, results)
+
+    @property
+    def outputs(self) -> dict[str, Array]:
+        return {port.name: array for port, array in zip(self.manifest.outputs, self.steps[-1][1], strict=True)}
+
+
+def run_emulated(artifact: Artifact, folder: Path, feeds: Sequence[Mapping[str, Array]], cpu: str) -> list[Trace]:
+    """A run of the library for every feed, after its self-test has passed. The folder gets the artifact."""
+    manifest = artifact.save(folder)
     program, source, sink = build_runner(artifact, folder), folder / "inputs", folder / "outputs"
-    source.write_bytes(b"".join(feed[port.name].tobytes() for feed in feeds for port in artifact.program.inputs))
+    source.write_bytes(b"".join(feed[port.name].tobytes() for feed in feeds for port in manifest.inputs))
     done = emulate(program, cpu, source, sink)
     assert done.returncode == 0, done.stderr
-    data, found = sink.read_bytes(), []
-    for _ in feeds:
-        outputs = {}
-        for port in artifact.program.outputs:
-            outputs[port.name] = np.frombuffer(data[: port.type.bytes], port.type.dtype.numpy).reshape(port.type.shape)
-            data = data[port.type.bytes :]
-        found.append(outputs)
-    assert not data
-    return found
+    data = np.frombuffer(sink.read_bytes(), np.uint8)
+    sizes = [manifest.arena_bytes, *(port.bytes for port in manifest.outputs)]
+    assert data.size == len(feeds) * len(manifest.steps) * sum(sizes)
+    states = []
+    for state in data.reshape(-1, sum(sizes)):
+        arena, *results = np.split(state, np.cumsum(sizes)[:-1])
+        states.append((arena, [array.view(port.numpy).reshape(port.shape) for array, port in zip(results, manifest.outputs, strict=True)]))
+    count = len(manifest.steps)
+    return [Trace(manifest, tuple(states[run * count : (run + 1) * count])) for run in range(len(feeds))]
 
 
 MOST_OPERANDS = 10

@@ -12,17 +12,17 @@ import numpy.typing as npt
 import pytest
 
 import qcc
+from qcc import verification
 from qcc.codegen.arm.dense import plan_dense
 from qcc.codegen.arm.depthwise import plan_depthwise
 from qcc.codegen.kernel import READ_SLACK, Kernel
 from qcc.codegen.target import TARGETS, Target
 from qcc.codegen.x86.elementwise import RequantizeKernel
 from qcc.codegen.x86.scale import Sum
-from qcc.ir import interpret
 from qcc.ir.types import U8
 from qcc.models import zoo as model_zoo
 from tests.exact import test_dense, test_depthwise, test_kernels
-from tests.exact.emulated import CPUS, Operand, call_kernels, needed, run_emulated
+from tests.exact.emulated import CPUS, Operand, Trace, call_kernels, needed, run_emulated
 from tests.exact.harness import Placed as Spaced
 from tests.exact.runner import Placed
 
@@ -46,29 +46,26 @@ def test_bundled_networks(
     data = samples(name, 2)
     feeds = [*data, {key: (rng.normal(size=x.shape) * 2 * np.abs(x).max()).astype(x.dtype) for key, x in data[0].items()}]
     artifact = qcc.compile(zoo(name), target=target, calibration_data=data)
-    artifact.save(tmp_path / "arm")
-    found = run_emulated(artifact, tmp_path / "arm", feeds, CPUS[target])
-    native: Callable[[dict[str, Array]], dict[str, Array]] | None = None
-    if name == "resnet8_cifar10" and target == "aarch64-neon":
-        qcc.compile(zoo(name), calibration_data=data).save(tmp_path / "host")
-        native = qcc.load(tmp_path / "host").run
-    assert len(found) == len(feeds)
-    for feed, outputs in zip(feeds, found, strict=True):
-        expected = interpret(artifact.graph, feed)
-        for port, array in outputs.items():
-            assert_same(array, expected[port], artifact.texts.output_bounds.get(port, 0.0), f"{port} and the interpreter's")
-            if native is not None:
-                assert_same(array, native(feed)[port], artifact.texts.output_bounds.get(port, 0.0), f"{port} and this machine's")
+    traces = run_emulated(artifact, tmp_path / "arm", feeds, CPUS[target])
+    for feed, trace in zip(feeds, traces, strict=True):
+        layers = [layer for layer in verification.check_layers(trace, artifact.graph, feed) if layer.error is not None]  # type: ignore[arg-type]
+        assert len(layers) >= len(artifact.program.steps) // 2, "too few layers were compared"
+        assert [layer for layer in layers if not layer.good] == []
+    if target == "aarch64-neon":
+        assert_like_this_machine(zoo(name), data, feeds, traces, tmp_path / "host")
 
 
-def assert_same(a: Array, b: Array, bound: float, text: str) -> None:
-    """Equal bits; where the output comes from float operators, no further apart than the library's self-test allows."""
-    assert a.dtype == b.dtype
-    assert a.shape == b.shape
-    if bound:
-        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=text)
-    else:
-        np.testing.assert_array_equal(a, b, err_msg=text)
+def assert_like_this_machine(
+    model: Path, data: list[dict[str, Array]], feeds: list[dict[str, Array]], traces: list[Trace], folder: Path
+) -> None:
+    """Outputs are those of the library for this machine's CPU: equal bits, or for float operators within the self-test's bound."""
+    artifact = qcc.compile(model, calibration_data=data)
+    artifact.save(folder)
+    with qcc.load(folder) as module:
+        for feed, trace in zip(feeds, traces, strict=True):
+            for port, array in module.run(feed).items():
+                bound = artifact.texts.output_bounds.get(port, 0.0)
+                np.testing.assert_allclose(trace.outputs[port], array, rtol=0, atol=bound, err_msg=port)
 
 
 def padded(array: Array) -> Operand:
