@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +15,19 @@ import pytest
 
 import qcc
 from qcc import verification
-from qcc.codegen.arm.dense import plan_dense
+from qcc.codegen.arm.dense import NeonDenseKernel, plan_dense
 from qcc.codegen.arm.depthwise import plan_depthwise
 from qcc.codegen.kernel import READ_SLACK, Kernel
+from qcc.codegen.link import find_toolchain
 from qcc.codegen.target import TARGETS, Target
+from qcc.codegen.worker import compile_kernels
 from qcc.codegen.x86.elementwise import RequantizeKernel
 from qcc.codegen.x86.scale import Sum
+from qcc.errors import CodegenError, RuntimeFailure
 from qcc.ir.types import U8
 from qcc.models import zoo as model_zoo
 from tests.exact import test_dense, test_depthwise, test_kernels
-from tests.exact.emulated import CPUS, Operand, Trace, call_kernels, needed, run_emulated
+from tests.exact.emulated import CPUS, Operand, Trace, build_runner, call_kernels, emulate, needed, run_emulated
 from tests.exact.harness import Placed as Spaced
 from tests.exact.runner import Placed
 
@@ -124,3 +129,49 @@ def test_shared_kernels(rng: np.random.Generator, tmp_path: Path) -> None:
         place.data[...] = np.frombuffer(found, np.uint8)
         place.assert_only_elements_changed(before)
         np.testing.assert_array_equal(place.elements(), case.expected, err_msg=str(case.kernel))
+
+
+@needed
+def test_a_core_that_lacks_dot_products_is_told_so(
+    tmp_path: Path, zoo: Callable[[str], Path], samples: Callable[..., list[dict[str, Array]]]
+) -> None:
+    artifact = qcc.compile(zoo("ad_autoencoder"), target="arm", calibration_data=samples("ad_autoencoder", 1))
+    artifact.save(tmp_path)
+    done = emulate(build_runner(artifact, tmp_path), CPUS["aarch64-neon"], tmp_path / "recipe.toml", tmp_path / "outputs")
+    assert done.returncode == 1
+    assert "this CPU lacks what the library was compiled for: asimddp;" in done.stderr
+    with pytest.raises(RuntimeFailure, match=r"was compiled for aarch64 \(target aarch64-dotprod\) and this machine is"):
+        qcc.load(tmp_path)
+    needs = printed("aarch64-linux-gnu-readelf", "-d", tmp_path / "libad_autoencoder.so")
+    assert set(re.findall(r"Shared library: \[(.*?)\]", needs)) <= {"libc.so.6", "libm.so.6", "ld-linux-aarch64.so.1"}
+
+
+def test_no_cross_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(CodegenError, match=r"target aarch64-neon: .* apt install gcc-aarch64-linux-gnu"):
+        find_toolchain(TARGETS["aarch64-neon"])
+
+
+INSTRUCTIONS = {
+    "aarch64-dotprod": r"sdot\tv\d+\.4s, v\d+\.16b, v\d+\.4b\[\d\]",
+    "aarch64-i8mm": r"sudot\tv\d+\.4s, v\d+\.16b, v\d+\.4b\[\d\]",
+    "aarch64-neon": r"sadalp\tv\d+\.4s, v\d+\.8h",
+}
+
+
+def printed(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@needed
+@pytest.mark.parametrize("target", INSTRUCTIONS)
+def test_dot_products_are_the_promised_instructions(target: str, tmp_path: Path) -> None:
+    """One per word, block and pixel, which takes a word of the activations by its number; the loop leaves all accumulators in registers."""
+    layer = test_dense.layer(test_dense.Case((1, 14, 14, 64), 64, (3, 3)), 1)
+    kernel, _ = planned(layer, TARGETS[target])
+    assert isinstance(kernel, NeonDenseKernel)
+    (path,) = compile_kernels({kernel: "k"}, TARGETS[target], tmp_path)
+    code = printed("aarch64-linux-gnu-objdump", "-d", path).splitlines()
+    products = [number for number, line in enumerate(code) if re.search(INSTRUCTIONS[target], line)]
+    assert len(products) == 4 * kernel.tile.pixels * kernel.tile.blocks
+    assert not any("[sp" in line for line in code[products[0] : products[-1]])
