@@ -1,7 +1,7 @@
 """How much of a layer one pass of ARM's 32 vector registers computes: the candidates and the cost model that chooses among them.
 
 A step is four words of every pixel of the tile, in one register each, and for each word `blocks` vectors of weights. The figures are
-those of a core with two vector pipes and two loads a cycle (Cortex-A76, Neoverse N1); smaller cores order tiles alike.
+those of a core with two vector pipes (Cortex-A76, Neoverse N1), but with one load a cycle: smaller cores order tiles alike.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from qcc.codegen.target import Target
 from qcc.codegen.x86.tiles import Tile, Work, panels
 
 # Most pixels per number of channel blocks such that accumulators, activations and some weights fit in the vector registers.
-MOST_PIXELS = {1: 14, 2: 9, 3: 6, 4: 5, 5: 4, 6: 3, 8: 2, 10: 2, 12: 1, 16: 1}
+MOST_PIXELS = {1: 14, 2: 9, 3: 7, 4: 6, 5: 4, 6: 4, 8: 3, 10: 2, 12: 2, 16: 1}
 SPARE = 6               # registers that the widening products want, above those of a dot product
+LOAD = 1.0              # cycles of a vector of weights or activations
 LATENCY = 4.0           # cycles from one dot product to the next into the same accumulator
 EPILOGUE = 4.0          # cycles to requantize and store one accumulator
 RESIDUAL = 1.5          # more of them with a residual
@@ -41,7 +42,7 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     dot = DOT_PRODUCTS[target.dot]
     accumulators = tile.pixels * tile.blocks
     products = accumulators * dot.cycles + tile.pixels / LANES * 0.5 * dot.signed
-    step = max(products, (tile.pixels / LANES + tile.blocks) / 2, LATENCY)
+    step = max(products, (tile.pixels / LANES + tile.blocks) * LOAD, LATENCY)
     store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
     tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, LANES)
     overhead = TILE_OVERHEAD + CONSTANTS * tile.blocks * work.requantized
