@@ -171,33 +171,33 @@ class Requantizer:
     def scale(self, output: Output) -> Any:
         """High halves of acc * m + (r - z2) * m2, shifted as far as `narrow` cannot, as int32; saturated to 16 bits at least."""
         let = self.function.let
-        even, odd = self._products(output.accumulator, self._pair(self.multipliers.load(output.multipliers, self.lanes)))
+        multipliers = let(self.multipliers.load(output.multipliers, self.lanes))
+        values = self._even_odd(output.accumulator)
+        even, odd = values[0] * self._pick(multipliers, (0, 2)), values[1] * self._pick(multipliers, (1, 3))
         if output.residual is not None:
             residual = output.residual - self.residual_zero_point if self.epilogue.residual_zero_point else output.residual
-            lifted = let(residual << self.lift)
-            even, odd = even + self._spread(lifted, 0) * self.residual_multiplier, odd + self._spread(lifted, 2) * self.residual_multiplier
+            residual = let(residual << self.lift)
+            even, odd = (total + self._pick(residual, lanes) * self.residual_multiplier for total, lanes in ((even, (0, 1)), (odd, (2, 3))))
         if not self.epilogue.halves:
             even, odd = (self._saturate((total + self.rounding) >> self.shift) for total in (even, odd))
             return let(self._interleave(let(even), let(odd), 0))
         highs = self._interleave(let(even), let(odd), 1)
         return let(highs >> self.shift if self.epilogue.deep else highs)
 
-    def _pair(self, vector: Any) -> tuple[Any, Any]:
-        """int32xL -> its even and its odd lanes as int64."""
-        half = self.lanes // 2
-        by32 = constant(32, "int64", half)
-        wide = self.function.let(reinterpret(vector, f"int64x{half}"))
-        return (wide << by32) >> by32, wide >> by32
+    def _pick(self, vector: Any, lanes: tuple[int, int]) -> Any:
+        """int32xL -> int64xL/2: two of every four lanes.
 
-    def _spread(self, vector: Any, first: int) -> Any:
-        """int32xL -> int64xL/2: two neighbours out of every four lanes."""
-        chosen = [four + first + lane for four in range(0, self.lanes, 4) for lane in (0, 0, 1, 1)]
+        A shuffle, then the low halves with their sign: LLVM sees also across blocks of code that 32 bits are all there is to multiply.
+        """
+        chosen = [four + lane for four in range(0, self.lanes, 4) for lane in lanes for _ in range(2)]
         by32 = constant(32, "int64", self.lanes // 2)
         return (reinterpret(shuffle([vector], chosen), f"int64x{self.lanes // 2}") << by32) >> by32
 
-    def _products(self, vector: Any, factors: tuple[Any, Any]) -> tuple[Any, Any]:
-        even, odd = self._pair(vector)
-        return even * factors[0], odd * factors[1]
+    def _even_odd(self, vector: Any) -> tuple[Any, Any]:
+        """int32xL -> its even and its odd lanes as int64."""
+        by32 = constant(32, "int64", self.lanes // 2)
+        wide = self.function.let(reinterpret(vector, f"int64x{self.lanes // 2}"))
+        return (wide << by32) >> by32, wide >> by32
 
     def _saturate(self, value: Any) -> Any:
         from tvm import tirx

@@ -81,7 +81,7 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     step = max(products, (tile.pixels + tile.blocks) / 2, LATENCY, streamed)
     store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
     tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, target.lanes)
-    free = target.registers * (2 if work.residual else 3) // 4
+    free = target.registers * (7 if work.residual else 12) // 16
     overhead = TILE_OVERHEAD + CONSTANTS * tile.blocks * work.requantized + CROWDED * (accumulators > free)
     return work.images * work.groups * tiles * (work.steps * step + accumulators * store + overhead)
 
