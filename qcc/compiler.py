@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,11 +19,12 @@ from qcc.codegen.target import find_target
 from qcc.codegen.tune import Tuner
 from qcc.codegen.worker import KernelCompiler
 from qcc.errors import DataError
-from qcc.ir import Graph, Pipeline, TensorType, dump, verify
+from qcc.ir import Array, Graph, Pipeline, TensorType, dump, verify
 from qcc.onnx import FloatRunner, export_node, import_model
 from qcc.passes.calibrate import Batches, Range, collect
 from qcc.passes.integer import prove, to_integer
 from qcc.passes.quantize import Placement, encode, place
+from qcc.passes.rounding import Options, correct, thinned
 from qcc.passes.simplify import SIMPLIFY
 from qcc.recipe import Recipe
 from qcc.summary import summarize
@@ -59,8 +60,10 @@ def compile_model(
         imported = import_model(model, recipe.input_shapes)                           # ONNX -> FLOAT
         graph = Pipeline(SIMPLIFY)(imported)                                          # fold, fuse, cancel
         placement = place(graph, recipe.io == "integer")                              # decide: what becomes integers
-        ranges = measure(graph, placement, calibration, recipe, progress)             # measure: the values' ranges
-        quantized = encode(graph, placement, ranges, recipe.weight_bits, recipe.activation_bits)    # FLOAT -> QDQ
+        batches = calibration({name: graph.types[name] for name in graph.inputs}) if callable(calibration) else calibration
+        ranges = measure(graph, placement, batches, recipe, progress)                 # measure: the values' ranges
+        nearest = encode(graph, placement, ranges, recipe.weight_bits, recipe.activation_bits)    # FLOAT -> QDQ
+        quantized = refine(graph, nearest, placement, batches, recipe, progress)      # weights by their effect, biases corrected
         verify(quantized)
         integer = to_integer(quantized, placement, recipe.io == "integer")            # QDQ -> INTEGER: dyadic multipliers
         verify(integer)
@@ -76,7 +79,7 @@ def compile_model(
 
 
 def measure(
-    graph: Graph, placement: Placement, calibration: Calibration | None, recipe: Recipe, progress: Progress = silent
+    graph: Graph, placement: Placement, calibration: Batches | None, recipe: Recipe, progress: Progress = silent
 ) -> dict[str, Range]:
     """Ranges of the values that will be encoded.
 
@@ -87,11 +90,25 @@ def measure(
         return {}
     if calibration is None:
         raise DataError("no calibration data: expected --calibration-data PATH, a .npz or .npy file, a folder of them, or one of images")
-    if callable(calibration):
-        calibration = calibration({name: graph.types[name] for name in graph.inputs})
     total = len(calibration) if isinstance(calibration, Sized) else 0
     runner = FloatRunner(graph, placement.encoded)
     return collect(placement.encoded, runner.run, calibration, recipe, lambda done: progress("calibration", done, total))
+
+
+def refine(
+    graph: Graph, quantized: Graph, placement: Placement, calibration: Batches | None, recipe: Recipe, progress: Progress = silent
+) -> Graph:
+    """The QDQ graph with weights rounded by their effect on results, and with corrected biases, as the recipe says."""
+    options = Options(recipe.rounding, recipe.correction)
+    if calibration is None or options.idle:
+        return quantized
+    samples = thinned(calibration, graph, recipe.correction_samples)
+    return correct(graph, quantized, placement, samples, prepare, options, lambda done, total: progress("rounding", done, total))[0]
+
+
+def prepare(graph: Graph, values: Sequence[str]) -> Callable[[Mapping[str, Array]], Mapping[str, Array]]:
+    """A function that computes these values of a float graph."""
+    return FloatRunner(graph, values).run
 
 
 def graph_digest(graph: Graph) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 from qcc.errors import RecipeError
 
 OBSERVERS = ("minmax", "percentile")
+ROUNDINGS = ("auto", "nearest")
+CORRECTIONS = ("affine", "bias", "none")
 BORDERS = ("float", "integer")
 TUNING_LEVELS = ("none", "quick", "full")
 
@@ -26,6 +28,9 @@ class Recipe:
         weight_bits, activation_bits: width of weights and of values between layers.
         observer: how ranges are measured: "minmax", or "percentile" of the values seen.
         percentile: share of values inside the range, in percent (both tails together lose the rest).
+        rounding: of weights: "auto" takes for each layer what errs least on calibration data that was held out; "nearest".
+        correction: of each channel's results after rounding: "affine" changes scales and biases, "bias" biases only; or "none".
+        correction_samples: how much of the calibration data rounding and correction look at.
         io: "float" converts at the border; "integer" hands over the integers of the encodings.
         tune: how the kernels' tiles are chosen: "none" by a cost model, "quick" or "full" by measuring few or many of them.
         input_shapes: fixed shapes of inputs, for models that leave some open.
@@ -37,6 +42,9 @@ class Recipe:
     activation_bits: int = 8
     observer: str = "minmax"
     percentile: float = 99.999
+    rounding: str = "auto"
+    correction: str = "affine"
+    correction_samples: int = 64
     io: str = "float"
     tune: str = "none"
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -49,6 +57,12 @@ class Recipe:
             raise RecipeError(f"observer {self.observer!r} is unknown: expected one of {', '.join(OBSERVERS)}")
         if not 50.0 < self.percentile <= 100.0:
             raise RecipeError(f"percentile {self.percentile} is out of range: expected more than 50 and at most 100")
+        if self.rounding not in ROUNDINGS:
+            raise RecipeError(f"rounding {self.rounding!r} is unknown: expected one of {', '.join(ROUNDINGS)}")
+        if self.correction not in CORRECTIONS:
+            raise RecipeError(f"correction {self.correction!r} is unknown: expected one of {', '.join(CORRECTIONS)}")
+        if self.correction_samples < 1:
+            raise RecipeError(f"correction_samples {self.correction_samples} is out of range: expected at least 1")
         if self.io not in BORDERS:
             raise RecipeError(f"io {self.io!r} is unknown: expected one of {', '.join(BORDERS)}")
         if self.tune not in TUNING_LEVELS:
