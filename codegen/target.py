@@ -20,7 +20,7 @@ class Target:
         features: names as in /proc/cpuinfo that the CPU must have; checked before the library runs.
         lanes: 32-bit lanes of a vector register.
         registers: vector registers that the kernels may use.
-        dot: the dot-product intrinsic (key of the intrinsic tables in codegen): "vnni512", "vnni256" or "madd256" on x86, "usdot",
+        dot: the dot-product intrinsic (key of the intrinsic tables in codegen): "vnni512", "vnni256" or "madd256" on x86, "smmla",
             "sdot" or "neon" on ARM.
     """
 
@@ -66,7 +66,7 @@ TARGETS = {
             "vnni256",
         ),
         Target("x86-64-avx2", _LINUX, _AVX2, ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "popcnt"), 8, 16, "madd256"),
-        Target("aarch64-i8mm", _ARM_LINUX, (*_DOTPROD, "+i8mm"), ("asimd", "asimddp", "i8mm"), 4, 32, "usdot"),
+        Target("aarch64-i8mm", _ARM_LINUX, (*_DOTPROD, "+i8mm"), ("asimd", "asimddp", "i8mm"), 4, 32, "smmla"),
         Target("aarch64-dotprod", _ARM_LINUX, _DOTPROD, ("asimd", "asimddp"), 4, 32, "sdot"),
         Target("aarch64-neon", _ARM_LINUX, ("+neon",), ("asimd",), 4, 32, "neon"),
     )

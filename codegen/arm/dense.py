@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from qcc.codegen.arm.epilogue import PARAMETERS, Requantization, epilogue_of, parameters
-from qcc.codegen.arm.intrinsics import DOT_PRODUCTS, LANES
-from qcc.codegen.arm.tiles import choose, cycles
+from qcc.codegen.arm.intrinsics import LANES, dot_product_of
+from qcc.codegen.arm.tiles import candidates, choose, cycles
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.codegen.x86.dense import DenseKernel, _check, _merge_pixels
-from qcc.codegen.x86.packing import merge_groups, pack_weights, panel_channels, take_channels
+from qcc.codegen.x86.packing import WORD, merge_groups, pack_weights, panel_channels, take_channels, words
 from qcc.codegen.x86.tiles import Tile
 from qcc.errors import CodegenError
 from qcc.ir.types import Array
@@ -27,7 +27,18 @@ LEAST_WEIGHT = -127     # two products of it with -128 fit 16 bits
 
 @dataclass(frozen=True, slots=True)
 class NeonDenseKernel(DenseKernel):
-    """A dense layer on ARM; attributes and operands as the x86 kernel has them, but for the epilogue's parameters."""
+    """A dense layer on ARM; attributes and operands as the x86 kernel has them, but for the epilogue's parameters.
+
+    Attributes:
+        paired: two pixels and eight bytes of a run are one row of a matrix: runs are filled up to eight bytes, and weights lie so.
+    """
+
+    paired: bool = False
+
+    @property
+    def steps(self) -> int:
+        down, along, run = self.runs
+        return down * along * padded_words(run, self.paired)
 
     @property
     def operands(self) -> tuple[View, ...]:
@@ -38,6 +49,11 @@ class NeonDenseKernel(DenseKernel):
         from qcc.codegen.arm.dense_code import NeonDenseCode
 
         return NeonDenseCode(self, target).emit()
+
+
+def padded_words(run: int, paired: bool) -> int:
+    """32-bit words that the weights of a run fill."""
+    return words(run) + words(run) % 2 if paired else words(run)
 
 
 def plan_dense(
@@ -58,15 +74,14 @@ def plan_dense(
         dilations = (1, 1)
     epilogue = None if requantization is None else epilogue_of(requantization)
     form = NeonDenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, LANES, tile or Tile(1, 1, 1))
-    kernel = form if tile else min((_tiled(form, factor, target) for factor in range(1, groups + 1) if groups % factor == 0),
-                                   key=lambda kernel: cycles(kernel.work, kernel.tile, target))
+    kernel = _tiled(form, target, tile)
     channels = output.shape[3]
-    if DOT_PRODUCTS[target.dot].signed:
+    if dot_product_of(target, kernel.paired).signed:
         bias = centred_bias(weights, bias)
     weights = merge_groups(weights, groups, groups // kernel.groups)
     order = panel_channels(channels, kernel.groups, kernel.tile.blocks, LANES)
     down, along, run = kernel.runs
-    packed = pack_weights(weights.reshape(channels, down * along, run), order)
+    packed = _pack_weights(weights.reshape(channels, down * along, run), order, kernel.paired)
     constants = () if requantization is None else (parameters(requantization),)
     return kernel, (packed, pack_numbers(bias, requantization, order), *constants)
 
@@ -85,7 +100,29 @@ def pack_numbers(bias: Array, requantization: Requantization | None, channels: A
     return np.ascontiguousarray(np.stack([take_channels(part, channels) for part in parts], axis=-2))
 
 
-def _tiled(form: NeonDenseKernel, factor: int, target: Target) -> NeonDenseKernel:
-    """The layer with so many groups merged into one (few channels fill vectors badly), and the best tile for that."""
-    kernel = replace(form, groups=form.groups // factor)
-    return replace(kernel, tile=choose(kernel.work, target))
+def _pack_weights(runs: Array, channels: Array, paired: bool) -> Array:
+    """i8 [OC, runs, bytes] -> i8 [panels, steps, blocks, lanes, 4]; in pairs, eight bytes of a channel follow each other."""
+    if not paired:
+        return pack_weights(runs, channels)
+    filled = np.pad(runs, ((0, 0), (0, 0), (0, padded_words(runs.shape[2], True) * WORD - runs.shape[2])))
+    packed = pack_weights(filled, channels)
+    panels, steps, blocks, lanes, _ = packed.shape
+    halves = packed.reshape(panels, steps // 2, 2, blocks, lanes, WORD).transpose(0, 1, 3, 4, 2, 5)
+    return np.ascontiguousarray(halves).reshape(packed.shape)
+
+
+def _tiled(form: NeonDenseKernel, target: Target, tile: Tile | None) -> NeonDenseKernel:
+    """The layer in the cheapest form: pixels in pairs or not, groups merged (few channels fill vectors badly), the tile."""
+    forms = []
+    for paired in (False, True):
+        dot = dot_product_of(target, paired)
+        if dot.paired != paired or (tile is not None and paired and tile.pixels % 2):
+            continue
+        for factor in range(1, form.groups + 1):
+            kernel = replace(form, groups=form.groups // factor, paired=paired)
+            if tile is not None and factor == 1:
+                forms.append((cycles(kernel.work, tile, dot), kernel))
+            elif tile is None and form.groups % factor == 0 and any(candidates(kernel.work, dot)):
+                kernel = replace(kernel, tile=choose(kernel.work, dot))
+                forms.append((cycles(kernel.work, kernel.tile, dot), kernel))
+    return min(forms, key=lambda entry: entry[0])[1]

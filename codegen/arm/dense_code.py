@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcc.codegen.arm.epilogue import NeonRequantizer
-from qcc.codegen.arm.intrinsics import DOT_PRODUCTS, LANES
-from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret
+from qcc.codegen.arm.intrinsics import LANES, dot_product_of
+from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret, shuffle
 from qcc.codegen.target import Target
 from qcc.codegen.x86.dense_code import DenseCode
-from qcc.codegen.x86.packing import WORD, block_offsets, words
-from qcc.errors import CodegenError
+from qcc.codegen.x86.packing import WORD, block_offsets
 
 if TYPE_CHECKING:
     from qcc.codegen.arm.dense import NeonDenseKernel
@@ -24,9 +23,7 @@ class NeonDenseCode(DenseCode):
     """The code of one kernel."""
 
     def __init__(self, kernel: NeonDenseKernel, target: Target) -> None:
-        if target.dot not in DOT_PRODUCTS:
-            raise CodegenError(f"a kernel planned for ARM cannot be compiled for {target.name}: plan it anew")
-        self.kernel, self.product = kernel, DOT_PRODUCTS[target.dot]
+        self.kernel, self.product = kernel, dot_product_of(target, kernel.paired)
         self.function = Function(kernel.operands)
         memories = list(self.function.operands)
         self.source = memories.pop(0)
@@ -45,18 +42,23 @@ class NeonDenseCode(DenseCode):
     def _reduce(self, accumulators: list[list[Register]], source: Any, weights: Any, upcoming: Any) -> None:
         """accumulators += everything under the window; `weights` is the address of the panel."""
         kernel, function = self.kernel, self.function
-        down, along, run = kernel.runs
+        down, along, _ = kernel.runs
         row_bytes, column_bytes = kernel.dilations[0] * kernel.source.strides[1], kernel.dilations[1] * kernel.source.strides[2]
         word_bytes = kernel.tile.blocks * VECTOR
-        whole, left = divmod(words(run), LANES)
+        count = kernel.steps // (down * along)
+        whole, left = divmod(count, LANES)
+        if self.product.paired:
+            self._exchange(accumulators)
         with function.loop(0, down) as kh, function.loop(0, along) as kw:
             here = function.let(source + (kh * row_bytes + kw * column_bytes))
-            panel = function.let(weights + (kh * along + kw) * (words(run) * word_bytes))
+            panel = function.let(weights + (kh * along + kw) * (count * word_bytes))
             if whole:
                 with function.loop(0, whole) as index:
                     self._words(accumulators, here + index * VECTOR, panel + index * (LANES * word_bytes), LANES)
             if left:
                 self._words(accumulators, here + whole * VECTOR, panel + whole * (LANES * word_bytes), left)
+        if self.product.paired:
+            self._exchange(accumulators)
 
     def _words(self, accumulators: list[list[Register]], source: Any, weights: Any, count: int) -> None:
         """Up to four words of every pixel; a vector that reaches beyond the run ends less than READ_SLACK behind it."""
@@ -67,9 +69,34 @@ class NeonDenseCode(DenseCode):
             stored = self.source.load(source + offset, VECTOR)
             centred = stored ^ constant(128, "uint8", VECTOR) if self.product.signed else stored
             activations.append(function.let(reinterpret(centred, f"int8x{VECTOR}")))
+        if self.product.paired:
+            self._pairs(accumulators, activations, weights, count)
+            return
         for word in range(count):
             for block in range(kernel.tile.blocks):
                 vector = function.let(self.weights.load(weights + (word * kernel.tile.blocks + block) * VECTOR, VECTOR))
                 for pixel, activation in enumerate(activations):
                     accumulator = accumulators[pixel][block]
                     accumulator.set(self.product.emit(accumulator.get(), activation, word, vector))
+
+    def _exchange(self, accumulators: list[list[Register]]) -> None:
+        """Two pixels of four channels <-> two channels of two pixels, twice: the same exchange there and back."""
+        for first, second in zip(accumulators[::2], accumulators[1::2], strict=True):
+            for one, other in zip(first, second, strict=True):
+                pair = [self.function.let(one.get()), self.function.let(other.get())]
+                one.set(shuffle(pair, [0, 1, 4, 5]))
+                other.set(shuffle(pair, [2, 3, 6, 7]))
+
+    def _pairs(self, accumulators: list[list[Register]], activations: list[Any], weights: Any, count: int) -> None:
+        """Rows of two pixels and eight bytes times columns of two channels."""
+        function, blocks = self.function, self.kernel.tile.blocks
+        for half in range(count // 2):
+            rows = [function.let(shuffle(pair, [*range(half * 8, half * 8 + 8), *range(VECTOR + half * 8, VECTOR + half * 8 + 8)]))
+                    for pair in zip(activations[::2], activations[1::2], strict=True)]
+            for block in range(blocks):
+                place = weights + (half * blocks + block) * (2 * VECTOR)
+                columns = [function.let(self.weights.load(place + part * VECTOR, VECTOR)) for part in range(2)]
+                for pair, row in enumerate(rows):
+                    for part, column in enumerate(columns):
+                        accumulator = accumulators[2 * pair + part][block]
+                        accumulator.set(self.product.emit(accumulator.get(), row, 0, column))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qcc.codegen.emit import llvm, reinterpret, shuffle
+from qcc.codegen.target import Target
+from qcc.errors import CodegenError
 
 LANES = 4      # 32-bit lanes of a vector, and words of four activations in one
 
@@ -21,14 +23,19 @@ class DotProduct:
     """One way to compute `accumulator[i] += sum(activation[4 word + j] * weight[4i+j] for j in 0..3)`.
 
     Attributes:
+        name: of the instruction, or "neon".
         emit: (accumulator int32x4, activations int8x16, word 0..3, weight int8x16) -> int32x4 as TIR.
+        paired: instead of all that, rows of two pixels times two channels, eight bytes each: the accumulator [p0c0, p0c1, p1c0, p1c1]
+            gets the products of activations [p0, p1] and weights [c0, c1] (the word has no meaning).
         signed: activations are signed bytes, 128 less than the stored ones; weights must not be below -127.
         cycles: reciprocal throughput on a core with two vector pipes.
     """
 
+    name: str
     emit: Callable[[Any, Any, int, Any], Any]
     signed: bool
     cycles: float
+    paired: bool = False
 
 
 def _repeat(activations: Any, word: int) -> Any:
@@ -44,6 +51,10 @@ def _usdot(accumulator: Any, activations: Any, word: int, weight: Any) -> Any:
     return llvm("llvm.aarch64.neon.usdot", "int32x4", accumulator, _repeat(activations, word), weight)
 
 
+def _usmmla(accumulator: Any, activations: Any, word: int, weight: Any) -> Any:
+    return llvm("llvm.aarch64.neon.usmmla", "int32x4", accumulator, activations, weight)
+
+
 def _widening(accumulator: Any, activations: Any, word: int, weight: Any) -> Any:
     """Products of 16 bits, then sums of two (at most 2 * 128 * 127, which 16 bits hold), then of four in 32 bits."""
     repeated = _repeat(activations, word)
@@ -54,7 +65,24 @@ def _widening(accumulator: Any, activations: Any, word: int, weight: Any) -> Any
 
 
 DOT_PRODUCTS = {
-    "usdot": DotProduct(_usdot, False, 0.5),
-    "sdot": DotProduct(_sdot, True, 0.5),
-    "neon": DotProduct(_widening, True, 2.5),
+    dot.name: dot
+    for dot in (
+        DotProduct("usdot", _usdot, False, 0.5),
+        DotProduct("sdot", _sdot, True, 0.5),
+        DotProduct("usmmla", _usmmla, False, 0.25, paired=True),
+        DotProduct("neon", _widening, True, 2.5),
+    )
 }
+_OF_TARGET = {"smmla": "usmmla", "sdot": "sdot", "neon": "neon"}
+
+
+def dot_product_of(target: Target, paired: bool) -> DotProduct:
+    """What a kernel for the target uses; one pixel alone has no use for instructions that take pairs.
+
+    Raises:
+        CodegenError: the target is no ARM.
+    """
+    if target.dot not in _OF_TARGET:
+        raise CodegenError(f"a kernel planned for ARM cannot be compiled for {target.name}: plan it anew")
+    name = _OF_TARGET[target.dot]
+    return DOT_PRODUCTS["usdot" if name == "usmmla" and not paired else name]

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil
 
-from qcc.codegen.arm.intrinsics import DOT_PRODUCTS, LANES, DotProduct
-from qcc.codegen.target import Target
+from qcc.codegen.arm.intrinsics import LANES, DotProduct
 from qcc.codegen.x86.tiles import Tile, Work, panels
 
-# Most pixels per number of channel blocks such that accumulators, activations and some weights fit in the vector registers.
-MOST_PIXELS = {1: 14, 2: 9, 3: 7, 4: 6, 5: 4, 6: 4, 8: 3, 10: 2, 12: 2, 16: 1}
-SPARE = 6               # registers that the widening products want, above those of a dot product
+# Most pixels per number of channel blocks such that the innermost loop touches no stack.
+_WORDS = {1: 13, 2: 9, 3: 7, 4: 6, 5: 5, 6: 4, 8: 3, 10: 2, 12: 2}
+MOST_PIXELS = {
+    "sdot": _WORDS,
+    "usdot": _WORDS,
+    "usmmla": {1: 12, 2: 8, 3: 6, 4: 4, 5: 4, 6: 4, 8: 2, 10: 2, 12: 2},
+    "neon": {1: 8, 2: 5, 3: 3, 4: 3, 5: 2, 6: 2, 8: 1},
+}
 LOAD = 1.0              # cycles of a vector of weights or activations
 LATENCY = 4.0           # cycles from one dot product to the next into the same accumulator
 EPILOGUE = 4.0          # cycles to requantize and store one accumulator
@@ -26,22 +30,21 @@ TILE_OVERHEAD = 6.0     # cycles to find the addresses of a tile and to start it
 
 
 def candidates(work: Work, dot: DotProduct) -> Iterator[Tile]:
-    """Tiles that fit in the registers and in the layer."""
+    """Tiles that fit in the registers and in the layer; of an even number of pixels where they are taken in pairs."""
     most_blocks = ceil(work.channels / LANES)
-    for blocks, most in MOST_PIXELS.items():
-        fitting = most if dot.cycles < 1 else (blocks * most - SPARE) // blocks
+    for blocks, most in MOST_PIXELS[dot.name].items():
         if blocks > most_blocks:
             continue
-        for rows in range(1, min(work.rows, fitting) + 1):
-            for columns in range(1, min(work.columns, fitting // rows) + 1):
-                yield Tile(rows, columns, blocks)
+        for rows in range(1, min(work.rows, most) + 1):
+            for columns in range(1, min(work.columns, most // rows) + 1):
+                if not (dot.paired and rows * columns % 2):
+                    yield Tile(rows, columns, blocks)
 
 
-def cycles(work: Work, tile: Tile, target: Target) -> float:
+def cycles(work: Work, tile: Tile, dot: DotProduct) -> float:
     """Estimated cycles of the whole layer on one core."""
-    dot = DOT_PRODUCTS[target.dot]
     accumulators = tile.pixels * tile.blocks
-    products = accumulators * dot.cycles + tile.pixels / LANES * 0.5 * dot.signed
+    products = accumulators * dot.cycles + tile.pixels / LANES * 0.5 * (dot.signed or dot.paired)
     step = max(products, (tile.pixels / LANES + tile.blocks) * LOAD, LATENCY)
     store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
     tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, LANES)
@@ -49,6 +52,6 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     return work.images * work.groups * tiles * (work.steps * step + accumulators * store + overhead)
 
 
-def choose(work: Work, target: Target) -> Tile:
+def choose(work: Work, dot: DotProduct) -> Tile:
     """The candidate of least cost; among equals the widest, then the smallest (so that the choice is reproducible)."""
-    return min(candidates(work, DOT_PRODUCTS[target.dot]), key=lambda tile: (cycles(work, tile, target), -tile.columns, tile))
+    return min(candidates(work, dot), key=lambda tile: (cycles(work, tile, dot), -tile.columns, tile))

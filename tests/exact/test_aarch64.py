@@ -152,10 +152,11 @@ def test_no_cross_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         find_toolchain(TARGETS["aarch64-neon"])
 
 
+# How often per pixel and vector of channels in a round of four words, and what it looks like.
 INSTRUCTIONS = {
-    "aarch64-dotprod": r"sdot\tv\d+\.4s, v\d+\.16b, v\d+\.4b\[\d\]",
-    "aarch64-i8mm": r"sudot\tv\d+\.4s, v\d+\.16b, v\d+\.4b\[\d\]",
-    "aarch64-neon": r"sadalp\tv\d+\.4s, v\d+\.8h",
+    "aarch64-dotprod": (4, r"sdot\tv\d+\.4s, v\d+\.16b, v\d+\.4b\[\d\]"),
+    "aarch64-i8mm": (2, r"usmmla\tv\d+\.4s, v\d+\.16b, v\d+\.16b"),
+    "aarch64-neon": (4, r"sadalp\tv\d+\.4s, v\d+\.8h"),
 }
 
 
@@ -166,12 +167,13 @@ def printed(*command: str | Path) -> str:
 @needed
 @pytest.mark.parametrize("target", INSTRUCTIONS)
 def test_dot_products_are_the_promised_instructions(target: str, tmp_path: Path) -> None:
-    """One per word, block and pixel, which takes a word of the activations by its number; the loop leaves all accumulators in registers."""
+    """Dot products take a word of the activations by its number; the loop leaves all accumulators in registers."""
     layer = test_dense.layer(test_dense.Case((1, 14, 14, 64), 64, (3, 3)), 1)
     kernel, _ = planned(layer, TARGETS[target])
     assert isinstance(kernel, NeonDenseKernel)
     (path,) = compile_kernels({kernel: "k"}, TARGETS[target], tmp_path)
     code = printed("aarch64-linux-gnu-objdump", "-d", path).splitlines()
-    products = [number for number, line in enumerate(code) if re.search(INSTRUCTIONS[target], line)]
-    assert len(products) == 4 * kernel.tile.pixels * kernel.tile.blocks
+    times, pattern = INSTRUCTIONS[target]
+    products = [number for number, line in enumerate(code) if re.search(pattern, line)]
+    assert len(products) == times * kernel.tile.pixels * kernel.tile.blocks
     assert not any("[sp" in line for line in code[products[0] : products[-1]])
