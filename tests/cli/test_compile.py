@@ -139,7 +139,7 @@ def test_the_model_is_never_changed(qcc: Run, shared: Any, tmp_path: Path) -> No
         (["--percentile", "5"], "percentile 5.0 is out of range"),
         (["--recipe", "nowhere.toml"], "recipe nowhere.toml cannot be read"),
         (["--target", "x86-64-avx512vni"], "did you mean 'x86-64-avx512vnni'?"),
-        (["--target", "z80"], "target 'z80' is unknown: expected host, x86, x86-64-avx512vnni"),
+        (["--target", "z80"], "target 'z80' is unknown: expected host, x86, arm, x86-64-avx512vnni"),
     ],
 )
 def test_options_that_are_refused(qcc: Run, shared: Any, tmp_path: Path, options: list[str], message: str) -> None:
