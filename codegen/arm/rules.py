@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import cast
 
-from qcc.codegen.arm.dense import plan_dense
+from qcc.codegen.arm.dense import LEAST_WEIGHT, plan_dense
 from qcc.codegen.arm.depthwise import plan_depthwise
 from qcc.codegen.arm.elementwise import plan_requantize
 from qcc.codegen.families import Call, Family, Site
 from qcc.codegen.floats import is_island, plan_island
+from qcc.codegen.groups import Group
 from qcc.codegen.kernel import Kernel
 from qcc.codegen.moves import is_move, plan_move
 from qcc.codegen.placing import DENSE
@@ -39,7 +40,17 @@ from qcc.codegen.rules import (
     takes_anything,
     view_of,
 )
+from qcc.ir import Graph
 from qcc.ops import IntegerConvolution, Requantize
+
+
+def has_room(graph: Graph, entry: Group) -> bool:
+    """A linear layer whose products fit where kernels add them in 16 bits; quantization makes no others, but a model may bring its own."""
+    return is_linear(graph, entry) and int(graph.constants[entry.node.inputs[1]].min()) >= LEAST_WEIGHT
+
+
+def is_deep(graph: Graph, entry: Group) -> bool:
+    return is_deep_linear(graph, entry) and has_room(graph, entry)
 
 
 def plan_linear(site: Site) -> list[Call]:
@@ -71,8 +82,8 @@ def plan_elementwise(site: Site) -> list[Call]:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("deep linear", is_deep_linear, DENSE, plan_linear),
-    Family("linear", is_linear, STRIDED, plan_linear),
+    Family("deep linear", is_deep, DENSE, plan_linear),
+    Family("linear", has_room, STRIDED, plan_linear),
     Family("requantize", is_requantize, STRIDED, plan_elementwise),
     Family("product", is_product, STRIDED, plan_product),
     Family("sum", is_pooled_sum, STRIDED, plan_pooled_sum),

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,18 @@ import qcc
 from qcc import verification
 from qcc.codegen.arm.dense import NeonDenseKernel, plan_dense
 from qcc.codegen.arm.depthwise import plan_depthwise
+from qcc.codegen.families import choose
 from qcc.codegen.kernel import READ_SLACK, Kernel
 from qcc.codegen.link import find_toolchain
+from qcc.codegen.tables import families_for
 from qcc.codegen.target import TARGETS, Target
 from qcc.codegen.worker import compile_kernels
 from qcc.codegen.x86.elementwise import RequantizeKernel
 from qcc.codegen.x86.scale import Sum
 from qcc.errors import CodegenError, RuntimeFailure
-from qcc.ir.types import U8
+from qcc.ir.types import U8, TensorType
 from qcc.models import zoo as model_zoo
+from qcc.ops import IntegerConvolution
 from tests.exact import test_dense, test_depthwise, test_kernels
 from tests.exact.emulated import CPUS, Operand, Trace, build_runner, call_kernels, emulate, needed, run_emulated
 from tests.exact.harness import Placed as Spaced
@@ -177,3 +181,11 @@ def test_dot_products_are_the_promised_instructions(target: str, tmp_path: Path)
     products = [number for number, line in enumerate(code) if re.search(pattern, line)]
     assert len(products) == times * kernel.tile.pixels * kernel.tile.blocks
     assert not any("[sp" in line for line in code[products[0] : products[-1]])
+
+
+def test_weights_that_16_bits_have_no_room_for_are_left_to_the_generic_kernel() -> None:
+    node = SimpleNamespace(op=IntegerConvolution(), inputs=("x", "w", "b"))
+    for least, name in ((-127, "linear"), (-128, "generic")):
+        graph = SimpleNamespace(constants={"w": np.full((4, 3, 3, 8), least, np.int8)}, types={"x": TensorType(U8, (1, 8, 8, 8))})
+        entry = SimpleNamespace(node=node, requantize=None)
+        assert choose(families_for(TARGETS["aarch64-neon"]), graph, entry).name == name  # type: ignore[arg-type]
