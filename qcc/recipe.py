@@ -25,7 +25,7 @@ class Recipe:
     Attributes:
         target: name of the machine (codegen/target.py), "host" included; the artifact's recipe holds the resolved name.
         name: C identifier of the library; empty: from the model's file name.
-        weight_bits, activation_bits: width of weights and of values between layers.
+        weight_bits, activation_bits: width of weights (2 to 8, stored one per byte) and of values between layers (8).
         observer: how ranges are measured: "minmax", or "percentile" of the values seen.
         percentile: share of values inside the range, in percent (both tails together lose the rest).
         rounding: of weights: "auto" takes for each layer what errs least on calibration data that was held out; "nearest".
@@ -51,8 +51,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises RecipeError for values that make no sense."""
-        if self.weight_bits != 8 or self.activation_bits != 8:
-            raise RecipeError(f"bits w{self.weight_bits}a{self.activation_bits} are not supported yet: expected 8 (w8a8)")
+        if not 2 <= self.weight_bits <= 8 or self.activation_bits != 8:
+            widths = f"w{self.weight_bits}a{self.activation_bits}"
+            raise RecipeError(f"bits {widths} are not supported yet: expected weights of 2 to 8 bits and activations of 8, such as w4a8")
         if self.observer not in OBSERVERS:
             raise RecipeError(f"observer {self.observer!r} is unknown: expected one of {', '.join(OBSERVERS)}")
         if not 50.0 < self.percentile <= 100.0:

@@ -128,8 +128,8 @@ def bit_widths(text: str) -> tuple[int, int]:
     if match is None:
         raise UsageError(f"--bits {text!r}: expected {BITS}")
     widths = int(match[1] or match[2]), int(match[1] or match[3])
-    if widths != (8, 8):
-        raise UsageError(f"--bits {text} is not supported yet: expected 8 (weights and activations of 8 bits)")
+    if not 2 <= widths[0] <= 8 or widths[1] != 8:
+        raise UsageError(f"--bits {text} is not supported yet: expected 8, or wXa8 with weights of 2 to 8 bits such as w4a8")
     return widths
 
 

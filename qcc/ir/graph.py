@@ -12,7 +12,7 @@ import numpy as np
 
 from qcc.errors import GraphError
 from qcc.ir.op import Op, Stage
-from qcc.ir.types import Array, Encoding, TensorType
+from qcc.ir.types import Array, DType, Encoding, TensorType
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,10 @@ class GraphBuilder:
         name = self.fresh(hint)
         array = np.array(array, copy=True)
         array.flags.writeable = False
-        self.constants[name], self.types[name] = array, TensorType.of(array, encoding)
+        type = TensorType.of(array, encoding)
+        if encoding is not None and type.dtype == DType.of(encoding.dtype.numpy):      # integers of fewer bits, one per byte
+            type = replace(type, dtype=encoding.dtype)
+        self.constants[name], self.types[name] = array, type
         return name
 
     def add(self, op: Op, inputs: Iterable[str], outputs: Iterable[str] = (), encoding: Encoding | None = None) -> str:

@@ -14,6 +14,7 @@ import qcc
 from qcc import verification
 from qcc.artifact import Artifact
 from qcc.codegen.target import TARGETS, host_features
+from qcc.ir import DType
 from qcc.models import zoo as model_zoo
 from qcc.recipe import Recipe
 
@@ -68,6 +69,18 @@ def test_bundled_networks(
     summary = artifact.summary
     assert (tmp_path / "out" / f"lib{artifact.program.name}.so").stat().st_size <= 1.05 * summary.weight_bytes + 200_000
     assert summary.arena_bytes <= 1.15 * summary.arena_lower_bound
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_weights_of_few_bits(bits: int, tmp_path: Path, rng: np.random.Generator, zoo: Callable[[str], Path],
+                             samples: Callable[..., list[dict[str, Array]]]) -> None:
+    feeds = samples("kws_dscnn", 4)
+    artifact = qcc.compile(zoo("kws_dscnn"), calibration_data=feeds, recipe=Recipe(weight_bits=bits))
+    artifact.save(tmp_path / "out")
+    weights = [array for name, array in artifact.graph.constants.items() if artifact.graph.types[name].dtype == DType("i", bits)]
+    assert weights
+    assert max(int(np.abs(array).max()) for array in weights) == 2 ** (bits - 1) - 1
+    assert_exact(artifact, tmp_path / "out", inputs_for(feeds, rng))
 
 
 @pytest.mark.network
