@@ -11,7 +11,7 @@ from typing import Any
 
 from qcc.errors import RecipeError
 
-OBSERVERS = ("minmax", "percentile")
+OBSERVERS = ("minmax", "average", "percentile", "mse")
 ROUNDINGS = ("auto", "nearest")
 CORRECTIONS = ("affine", "bias", "none")
 BORDERS = ("float", "integer")
@@ -26,7 +26,8 @@ class Recipe:
         target: name of the machine (codegen/target.py), "host" included; the artifact's recipe holds the resolved name.
         name: C identifier of the library; empty: from the model's file name.
         weight_bits, activation_bits: width of weights (2 to 8, stored one per byte) and of values between layers (8).
-        observer: how ranges are measured: "minmax", or "percentile" of the values seen.
+        observer: how ranges are measured: "minmax"; "average" of the batches' extremes; "percentile" of the values seen;
+            "mse", the range whose rounding and clipping together err least.
         percentile: share of values inside the range, in percent (both tails together lose the rest).
         rounding: of weights: "auto" takes for each layer what errs least on calibration data that was held out; "nearest".
         correction: of each channel's results after rounding: "affine" changes scales and biases, "bias" biases only; or "none".

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from qcc.errors import DataError
 from qcc.ir import Array
-from qcc.passes.calibrate.observers import MinMax, Observer, Percentile, Range
+from qcc.passes.calibrate.observers import Average, LeastSquares, MinMax, Observer, Percentile, Range
 from qcc.recipe import Recipe
 
 Batches = Iterable[Mapping[str, Array]]
@@ -17,7 +17,11 @@ Evaluate = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 def make_observer(recipe: Recipe) -> Observer:
-    return MinMax() if recipe.observer == "minmax" else Percentile(recipe.percentile)
+    makers: dict[str, Callable[[], Observer]] = {
+        "minmax": MinMax, "average": Average, "percentile": lambda: Percentile(percentile=recipe.percentile),
+        "mse": lambda: LeastSquares(bits=recipe.activation_bits),
+    }
+    return makers[recipe.observer]()
 
 
 def collect(

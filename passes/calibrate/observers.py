@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from qcc.errors import DataError
 from qcc.ir import Array
 
 BINS = 4096
+SHARES = np.linspace(1.0, 0.1, 91)        # of the extremes, tried by LeastSquares
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,29 @@ class MinMax:
 
 
 @dataclass
-class Percentile:
-    """The range that holds `percentile` percent of the values, half of the rest on either side, from a histogram of BINS bins.
+class Average:
+    """The means of the batches' smallest and largest values: single outliers count for little. Two numbers per batch are kept."""
 
-    The first pass finds the extremes, the second fills the histogram between them.
-    """
+    passes: int = 1
+    lows: list[float] = field(default_factory=list)
+    highs: list[float] = field(default_factory=list)
 
-    percentile: float
+    def observe(self, values: Array, turn: int) -> None:
+        batch = MinMax()
+        batch.observe(values, turn)
+        if values.size:
+            self.lows.append(batch.low)
+            self.highs.append(batch.high)
+
+    def range(self) -> Range:
+        count = max(1, len(self.lows))      # fsum rounds once, so that the order of batches cannot matter
+        return Range(math.fsum(self.lows) / count, math.fsum(self.highs) / count)
+
+
+@dataclass
+class Histogram:
+    """Counts in BINS equal bins: the first pass finds the extremes, the second fills the histogram between them."""
+
     passes: int = 2
     extremes: MinMax = field(default_factory=MinMax)
     counts: Array = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -76,6 +94,13 @@ class Percentile:
             else:
                 self.counts[0] += values.size
 
+
+@dataclass
+class Percentile(Histogram):
+    """The range that holds `percentile` percent of the values, half of the rest on either side."""
+
+    percentile: float = 99.999
+
     def range(self) -> Range:
         low, high = self.extremes.low, self.extremes.high
         tail = (100.0 - self.percentile) / 200.0
@@ -84,3 +109,24 @@ class Percentile:
         first = int(np.searchsorted(share, tail, "right"))
         last = int(np.searchsorted(share, 1.0 - tail, "left"))
         return Range(float(edges[min(first, BINS - 1)]), float(edges[min(last, BINS - 1) + 1]))
+
+
+@dataclass
+class LeastSquares(Histogram):
+    """The range whose encoding errs least, rounding and clipping together, among ranges that hold 0 and are shorter on either side."""
+
+    bits: int = 8
+
+    def range(self) -> Range:
+        low, high = min(0.0, self.extremes.low), max(0.0, self.extremes.high)
+        if not low < high:
+            return Range(self.extremes.low, self.extremes.high)
+        centres = np.linspace(self.extremes.low, self.extremes.high, 2 * BINS + 1)[1::2]
+        weights = self.counts / max(1, int(self.counts.sum()))
+        lows, highs = low * SHARES, high * SHARES
+        below = np.array([weights @ np.square(np.minimum(centres - end, 0.0)) for end in lows])
+        above = np.array([weights @ np.square(np.maximum(centres - end, 0.0)) for end in highs])
+        steps = (highs[None] - lows[:, None]) / ((1 << self.bits) - 1)
+        errors = below[:, None] + above[None] + np.square(steps) / 12.0
+        best = np.unravel_index(int(np.argmin(errors)), errors.shape)
+        return Range(float(lows[best[0]]), float(highs[best[1]]))

@@ -46,7 +46,7 @@ _LISTED = 20
 @click.option("--bits", default="8", show_default=True, help=f"Width of weights and activations: {BITS}.")
 @click.option("--calibration-data", "calibration", type=click.Path(path_type=Path),
               help="A .npz or .npy file, a folder of them, of pictures, or of test_data_set_* folders.")
-@click.option("--observer", type=click.Choice(["minmax", "percentile"]), default="minmax", show_default=True, 
+@click.option("--observer", type=click.Choice(["minmax", "average", "percentile", "mse"]), default="minmax", show_default=True, 
               help="How ranges are measured.")
 @click.option("--percentile", type=float, default=99.999, show_default=True, help="Of the values that the percentile observer keeps.")
 @click.option("--io", type=click.Choice(["float", "integer"]), default="float", show_default=True,

@@ -13,6 +13,7 @@ from qcc.errors import DataError
 from qcc.ir import Array
 from qcc.passes.calibrate import Range, collect
 from qcc.passes.calibrate.observers import BINS, Percentile
+from qcc.passes.quantize import activation_encoding
 from qcc.recipe import Recipe
 
 PERCENTILE = Recipe(observer="percentile", percentile=99.0)
@@ -53,8 +54,30 @@ def test_percentiles_leave_outliers_out(rng: np.random.Generator) -> None:
 
 @given(arrays=st.lists(ARRAYS, min_size=2, max_size=4))
 def test_order_does_not_matter(arrays: list[Array]) -> None:
-    for recipe in (Recipe(), PERCENTILE):
+    for recipe in (Recipe(), PERCENTILE, Recipe(observer="average"), Recipe(observer="mse")):
         assert measure(batches(*arrays), recipe) == measure(batches(*reversed(arrays)), recipe)
+
+
+def test_averages_are_of_the_batches_extremes() -> None:
+    arrays = [np.array(values, np.float32) for values in ([-1, 2], [-3, 8], [0, 5])]
+    found = measure(batches(*arrays), Recipe(observer="average"))
+    assert (found.low, found.high) == (pytest.approx(-4 / 3), 5.0)
+
+
+def test_least_squares_clip_outliers_only_where_it_pays(rng: np.random.Generator) -> None:
+    values = rng.normal(size=200_000).astype(np.float32)
+    values[0] = 60.0
+    outlier = measure(batches(values), Recipe(observer="mse", activation_bits=8))
+    assert 3.0 < outlier.high < 55.0
+    uniform = measure(batches(rng.uniform(0, 1, 100_000).astype(np.float32)), Recipe(observer="mse"))
+    assert uniform.low == 0.0
+    assert uniform.high > 0.97
+
+    def error(range: Range) -> float:
+        encoding = activation_encoding(range, 8)
+        return float(np.square(encoding.dequantize(encoding.quantize(values)) - values).sum())
+
+    assert error(outlier) < error(measure(batches(values), Recipe()))
 
 
 def test_constant_values_have_a_range() -> None:
@@ -62,14 +85,14 @@ def test_constant_values_have_a_range() -> None:
 
 
 def test_memory_per_value_is_constant(rng: np.random.Generator) -> None:
-    observer = Percentile(99.0)
+    observer = Percentile(percentile=99.0)
     for turn in (0, 1):
         for _ in range(3):
             observer.observe(rng.normal(size=1000).astype(np.float32), turn)
     assert observer.counts.nbytes == BINS * 8
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), PERCENTILE])
+@pytest.mark.parametrize("recipe", [Recipe(), PERCENTILE, Recipe(observer="mse"), Recipe(observer="average")])
 def test_no_data(recipe: Recipe) -> None:
     with pytest.raises(DataError, match="holds no batch"):
         measure([], recipe)
