@@ -31,7 +31,8 @@ from qcc.recipe import Recipe
 Array = npt.NDArray[Any]
 Feeds = list[dict[str, Array]]
 VARIANTS = {
-    "qcc": {}, "qcc, rounding off": {"rounding": "nearest"}, "qcc, biases only": {"correction": "bias"},
+    "qcc": {}, "qcc, rounding off": {"rounding": "nearest"},
+    "qcc, biases only": {"correction": "bias"}, "qcc, scales, too": {"correction": "affine"},
     "qcc, correction off": {"correction": "none"}, "qcc, all off": {"rounding": "nearest", "correction": "none"},
 }
 CALIBRATORS = ("MinMax", "Entropy", "Percentile")

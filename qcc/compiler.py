@@ -99,7 +99,8 @@ def refine(
     graph: Graph, quantized: Graph, placement: Placement, calibration: Batches | None, recipe: Recipe, progress: Progress = silent
 ) -> Graph:
     """The QDQ graph with weights rounded by their effect on results, and with corrected biases, as the recipe says."""
-    options = Options(recipe.rounding, recipe.correction)
+    fitted = "affine" if recipe.weight_bits < 8 else "bias"
+    options = Options(recipe.rounding, fitted if recipe.correction == "auto" else recipe.correction)
     if calibration is None or options.idle:
         return quantized
     samples = thinned(calibration, graph, recipe.correction_samples)

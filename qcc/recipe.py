@@ -13,7 +13,7 @@ from qcc.errors import RecipeError
 
 OBSERVERS = ("minmax", "average", "percentile", "mse")
 ROUNDINGS = ("auto", "nearest")
-CORRECTIONS = ("affine", "bias", "none")
+CORRECTIONS = ("auto", "affine", "bias", "none")
 BORDERS = ("float", "integer")
 TUNING_LEVELS = ("none", "quick", "full")
 
@@ -31,6 +31,7 @@ class Recipe:
         percentile: share of values inside the range, in percent (both tails together lose the rest).
         rounding: of weights: "auto" takes for each layer what errs least on calibration data that was held out; "nearest".
         correction: of each channel's results after rounding: "affine" changes scales and biases, "bias" biases only; or "none".
+            "auto" is "bias" for weights of 8 bits, whose scales have little to gain, else "affine".
         correction_samples: how much of the calibration data rounding and correction look at.
         io: "float" converts at the border; "integer" hands over the integers of the encodings.
         tune: how the kernels' tiles are chosen: "none" by a cost model, "quick" or "full" by measuring few or many of them.
@@ -44,7 +45,7 @@ class Recipe:
     observer: str = "minmax"
     percentile: float = 99.999
     rounding: str = "auto"
-    correction: str = "affine"
+    correction: str = "auto"
     correction_samples: int = 64
     io: str = "float"
     tune: str = "none"
