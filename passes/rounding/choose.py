@@ -15,6 +15,7 @@ LARGE = 1024                                       # depth from which on float32
 # Scales to try; with 8 bits the largest weight decides.
 SHARES = {bits: tuple(np.linspace(0.98, low, steps)) for bits, low, steps in
           ((2, 0.3, 35), (3, 0.4, 30), (4, 0.5, 25), (5, 0.7, 15), (6, 0.8, 10), (7, 0.85, 7))}
+HUGE = 4096                                        # depth from which on factors of Hessians take seconds each
 SWEEPS = {2: 20, 3: 20, 4: 12, 5: 6, 6: 4}         # of coordinate descent; 1 for more bits
 
 
@@ -89,8 +90,11 @@ def round_second_order(layer: Layer, problem: Problem, damping: float, refit: bo
 def choose(layer: Layer, seen: Moments, unseen: Moments, refit: bool) -> Rounded:
     """The way of rounding that errs least on unseen rows, carried out with all of them.
 
-    Large layers of many bits try one way besides the nearest, and keep it as it is: more would take most of a compile's time.
+    Large layers of many bits try one way besides the nearest, and keep it as it is, and huge ones keep the nearest: more would take
+    most of a compile's time.
     """
+    if layer.bits >= 8 and layer.weights.shape[2] > HUGE:
+        return round_nearest(layer)
     judge, learn = unseen.centred(), seen.centred()
     quick = large = layer.weights.shape[2] > LARGE
     if large:
