@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,11 @@ settings.load_profile("qcc")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite golden files with what the tests produce")
     parser.addoption("--zoo", type=Path, metavar="DIR", help="folder with NAME.onnx files to use before the cache and the network")
+
+
+def pytest_configure() -> None:
+    """Tests interrupt processes, which a shell that started the tests in the background would have told to ignore that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
