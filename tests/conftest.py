@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,9 @@ from qcc.models import zoo as model_zoo
 
 Found = TypeVar("Found")
 GOLDEN = Path(__file__).parent / "golden"
+
+# Compiling processes unpickle kernels that tests define, as modules of `tests`; last, so that an installed qcc stays the one tested.
+sys.path.append(str(Path(__file__).parent.parent))
 
 # Machines that run tests are shared and slow at times, and a test that failed must fail again.
 settings.register_profile("qcc", deadline=None, derandomize=True)
