@@ -39,6 +39,9 @@ BITS = "8, 4, mixed, or wXaY such as w4a8"
 _LISTED = 20
 
 
+_RECIPE_OPTIONS = ("target", "observer", "percentile", "rounding", "correction", "io", "name", "tune")      # named as in Recipe
+
+
 @click.command(name="compile")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The artifact folder to write.")
@@ -48,6 +51,10 @@ _LISTED = 20
               help="A .npz or .npy file, a folder of them, of pictures, or of test_data_set_* folders.")
 @click.option("--observer", type=click.Choice(["minmax", "average", "percentile", "mse"]), default="minmax", show_default=True, 
               help="How ranges are measured.")
+@click.option("--rounding", type=click.Choice(["auto", "nearest"]), default="auto", show_default=True,
+              help="Of weights: by their effect on calibration data, or to the nearest.")
+@click.option("--correction", type=click.Choice(["auto", "affine", "bias", "none"]), default="auto", show_default=True,
+              help="Of each channel's results after rounding: scales and biases, biases, or none.")
 @click.option("--percentile", type=float, default=99.999, show_default=True, help="Of the values that the percentile observer keeps.")
 @click.option("--io", type=click.Choice(["float", "integer"]), default="float", show_default=True,
               help="What inputs and outputs are.")
@@ -97,7 +104,7 @@ def recipe_of(options: Mapping[str, Any], given: set[str]) -> Recipe:
     from qcc.recipe import Recipe
 
     recipe = Recipe() if options["recipe_file"] is None else Recipe.load(options["recipe_file"])
-    changes: dict[str, Any] = {name: options[name] for name in ("target", "observer", "percentile", "io", "name", "tune") if name in given}
+    changes: dict[str, Any] = {name: options[name] for name in _RECIPE_OPTIONS if name in given}
     if "bits" in given:
         changes["weight_bits"], changes["activation_bits"] = bit_widths(options["bits"])
     if options["input_shapes"]:
