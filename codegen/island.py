@@ -99,11 +99,6 @@ def lower_islands(compiler: KernelCompiler, requests: Sequence[IslandRequest]) -
     return answers
 
 
-def unsupported_islands(compiler: KernelCompiler, requests: Sequence[IslandRequest]) -> dict[str, str]:
-    """The reason by label for each request that cannot be lowered."""
-    return _reasons(requests, compiler.probe(requests))
-
-
 def _reasons(requests: Sequence[IslandRequest], answers: Sequence[Any]) -> dict[str, str]:
     return {request.label: answer.message for request, answer in zip(requests, answers, strict=True) if isinstance(answer, Failure)}
 
@@ -174,7 +169,6 @@ class _Program:
     def __init__(self, module: Any, request: IslandRequest) -> None:
         self._module, self._request = module, request
         self._slots: dict[Any, list[_Slot]] = {}
-        self._constant_slots: list[_Slot] = []
         self.calls: list[tuple[Any, list[_Slot]]] = []
         main = module["main"]
         if len(main.params) != len(request.inputs):
