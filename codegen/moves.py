@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from qcc.codegen.cpu.move import plan_copy, plan_fill_halo
 from qcc.codegen.families import Call, Site
 from qcc.codegen.groups import Group
 from qcc.codegen.kernel import View
 from qcc.codegen.placing import MOVES, Place, inside, is_reshape
-from qcc.codegen.x86.move import plan_copy, plan_fill_halo
 from qcc.ir import Array, Graph
 from qcc.ops import Pad, Slice, Transpose
 

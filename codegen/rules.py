@@ -6,6 +6,11 @@ from typing import cast
 
 import numpy as np
 
+from qcc.codegen.cpu.border import plan_dequantize, plan_quantize
+from qcc.codegen.cpu.elementwise import plan_clamp, plan_multiply, plan_requantize
+from qcc.codegen.cpu.lookup import plan_lookup
+from qcc.codegen.cpu.pool import plan_global_sum, plan_window_max, plan_window_sum
+from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.families import Call, Family, Site
 from qcc.codegen.floats import is_island, plan_island
 from qcc.codegen.groups import Group
@@ -13,13 +18,8 @@ from qcc.codegen.kernel import Kernel, View
 from qcc.codegen.moves import is_move, plan_move
 from qcc.codegen.placing import DENSE, Capabilities, Place
 from qcc.codegen.te import TeKernel
-from qcc.codegen.x86.border import plan_dequantize, plan_quantize
 from qcc.codegen.x86.dense import plan_dense
 from qcc.codegen.x86.depthwise import plan_depthwise
-from qcc.codegen.x86.elementwise import plan_clamp, plan_multiply, plan_requantize
-from qcc.codegen.x86.epilogue import Requantization
-from qcc.codegen.x86.lookup import plan_lookup
-from qcc.codegen.x86.pool import plan_global_sum, plan_window_max, plan_window_sum
 from qcc.ir import Array, DType, Graph, Node
 from qcc.ir.types import U8
 from qcc.ops import (

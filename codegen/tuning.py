@@ -13,11 +13,12 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qcc.codegen.cpu.tile import Tile
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.codegen.x86.dense import DenseKernel
 from qcc.codegen.x86.depthwise import DepthwiseKernel
-from qcc.codegen.x86.tiles import DEPTHWISE_ROWS, MOST_FOLD, Tile, candidates, cycles
+from qcc.codegen.x86.tiles import DEPTHWISE_ROWS, MOST_FOLD, candidates, cycles
 from qcc.errors import UsageError
 
 FILE_NAME = "tuning.json"

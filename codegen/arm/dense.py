@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from qcc.codegen.arm.epilogue import PARAMETERS, Requantization, epilogue_of, parameters
+from qcc.codegen.arm.epilogue import PARAMETERS, epilogue_of, parameters
 from qcc.codegen.arm.intrinsics import LANES, dot_product_of
 from qcc.codegen.arm.tiles import candidates, choose, cycles
+from qcc.codegen.cpu.packing import WORD, merge_groups, pack_numbers, pack_weights, panel_channels, words
+from qcc.codegen.cpu.requantization import Requantization
+from qcc.codegen.cpu.tile import Tile
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.codegen.x86.dense import DenseKernel, _check, _merge_pixels
-from qcc.codegen.x86.packing import WORD, merge_groups, pack_weights, panel_channels, take_channels, words
-from qcc.codegen.x86.tiles import Tile
 from qcc.errors import CodegenError
 from qcc.ir.types import Array
 
@@ -82,22 +83,15 @@ def plan_dense(
     order = panel_channels(channels, kernel.groups, kernel.tile.blocks, LANES)
     down, along, run = kernel.runs
     packed = _pack_weights(weights.reshape(channels, down * along, run), order, kernel.paired)
-    constants = () if requantization is None else (parameters(requantization),)
-    return kernel, (packed, pack_numbers(bias, requantization, order), *constants)
+    if requantization is None:
+        return kernel, (packed, pack_numbers(bias, None, order))
+    return kernel, (packed, pack_numbers(bias, requantization.multiplier, order), parameters(requantization))
 
 
 def centred_bias(weights: Array, bias: Array) -> Array:
     """int32 [OC]: what activations less 128 leave out of the sums is in the bias; both wrap as int32 does."""
     left_out = 128 * weights.reshape(weights.shape[0], -1).astype(np.int64).sum(axis=1)
     return np.asarray((bias.astype(np.int64) + left_out).astype(np.int32))
-
-
-def pack_numbers(bias: Array, requantization: Requantization | None, channels: Array) -> Array:
-    """int32 [panels, blocks, 1 or 2, lanes]: the bias, then the multipliers if there is a requantization."""
-    parts = [bias.astype(np.int32)]
-    if requantization is not None:
-        parts.append(np.broadcast_to(requantization.multiplier.astype(np.int32), bias.shape))
-    return np.ascontiguousarray(np.stack([take_channels(part, channels) for part in parts], axis=-2))
 
 
 def _pack_weights(runs: Array, channels: Array, paired: bool) -> Array:

@@ -8,10 +8,10 @@ import numpy as np
 
 from qcc.codegen.arm.epilogue import NeonRequantizer
 from qcc.codegen.arm.intrinsics import LANES, dot_product_of
+from qcc.codegen.cpu.packing import WORD, block_offsets
 from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret, shuffle
 from qcc.codegen.target import Target
 from qcc.codegen.x86.dense_code import DenseCode
-from qcc.codegen.x86.packing import WORD, block_offsets
 
 if TYPE_CHECKING:
     from qcc.codegen.arm.dense import NeonDenseKernel

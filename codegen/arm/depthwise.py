@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from qcc.codegen.arm.dense import LEAST_WEIGHT, centred_bias, pack_numbers
-from qcc.codegen.arm.epilogue import PARAMETERS, NeonRequantizer, Requantization, epilogue_of, parameters
+from qcc.codegen.arm.dense import LEAST_WEIGHT, centred_bias
+from qcc.codegen.arm.epilogue import PARAMETERS, NeonRequantizer, epilogue_of, parameters
 from qcc.codegen.arm.intrinsics import LANES
+from qcc.codegen.cpu.packing import pack_numbers, take_channels
+from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.emit import Function, Memory, Register, cast, constant, llvm, reinterpret, shuffle, store_first
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.codegen.x86.depthwise import _check
 from qcc.codegen.x86.epilogue import Epilogue, Output
-from qcc.codegen.x86.packing import take_channels
 from qcc.errors import CodegenError
 from qcc.ir.types import I8, I32, Array
 
@@ -189,9 +190,10 @@ def plan_depthwise(
     kernel = NeonDepthwiseKernel(source, output, residual, (weights.shape[1], weights.shape[2]), strides, dilations, epilogue)
     order = _channels(output.shape[3])
     packed = np.ascontiguousarray(take_channels(weights[..., 0], order).transpose(0, 2, 3, 1))
-    constants = () if requantization is None else (parameters(requantization),)
-    numbers = pack_numbers(centred_bias(weights, bias), requantization, order.reshape(-1, VECTORS, LANES))
-    return kernel, (packed, numbers, *constants)
+    order, bias = order.reshape(-1, VECTORS, LANES), centred_bias(weights, bias)
+    if requantization is None:
+        return kernel, (packed, pack_numbers(bias, None, order))
+    return kernel, (packed, pack_numbers(bias, requantization.multiplier, order), parameters(requantization))
 
 
 def _channels(channels: int) -> Array:

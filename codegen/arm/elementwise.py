@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qcc.codegen.cpu.elementwise import RequantizeKernel
+from qcc.codegen.cpu.scale import scaling
 from qcc.codegen.kernel import View
-from qcc.codegen.x86.elementwise import RequantizeKernel
-from qcc.codegen.x86.scale import scaling
 from qcc.errors import CodegenError
 from qcc.ir import Array
 from qcc.ir.types import I32

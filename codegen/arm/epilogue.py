@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from qcc.codegen.arm.intrinsics import LANES
+from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.emit import Function, Memory, broadcast, cast, llvm, reinterpret, shuffle
 from qcc.codegen.kernel import View
 from qcc.codegen.x86.epilogue import Epilogue, Output, Requantizer
-from qcc.codegen.x86.epilogue import Requantization as Requantization
 from qcc.ir.types import I32, Array
 
 PARAMETERS = View.contiguous(I32, (6,))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from math import ceil
 
 from qcc.codegen.arm.intrinsics import LANES, DotProduct
-from qcc.codegen.x86.tiles import Tile, Work, panels
+from qcc.codegen.cpu.tile import Tile, Work, panels
 
 # Most pixels per number of channel blocks such that the innermost loop touches no stack.
 _WORDS = {1: 13, 2: 9, 3: 7, 4: 6, 5: 5, 6: 4, 8: 3, 10: 2, 12: 2}

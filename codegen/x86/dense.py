@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+from qcc.codegen.cpu.packing import WORD, merge_groups, pack_numbers, pack_weights, panel_channels, words
+from qcc.codegen.cpu.requantization import Requantization, is_bytes
+from qcc.codegen.cpu.tile import Tile, Work, panels
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Requantization, is_bytes
-from qcc.codegen.x86.packing import WORD, merge_groups, pack_numbers, pack_weights, paired_lanes, panel_channels, words
-from qcc.codegen.x86.tiles import Tile, Work, choose, cycles, panels
+from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, lifted_multipliers, paired_lanes, parameters_of
+from qcc.codegen.x86.tiles import choose, cycles
 from qcc.errors import CodegenError
 from qcc.ir.types import I8, I32, Array
 
@@ -178,8 +180,9 @@ def plan_dense(
     order = order if requantization is None else paired_lanes(order)
     down, along, run = kernel.runs
     packed = pack_weights(weights.reshape(channels, down * along, run), order)
-    parameters = () if requantization is None else (requantization.parameters(),)
-    return kernel, (packed, pack_numbers(bias, requantization, order), *parameters)
+    if requantization is None:
+        return kernel, (packed, pack_numbers(bias, None, order))
+    return kernel, (packed, pack_numbers(bias, lifted_multipliers(requantization), order), parameters_of(requantization))
 
 
 def _tiled(form: DenseKernel, factor: int, target: Target) -> DenseKernel:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcc.codegen.cpu.packing import WORD, block_offsets, words
 from qcc.codegen.emit import Function, Memory, Register, broadcast, cast, reinterpret, store_first
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import Output, Requantizer
 from qcc.codegen.x86.intrinsics import dot_product_for
-from qcc.codegen.x86.packing import WORD, block_offsets, words
 
 if TYPE_CHECKING:
     from qcc.codegen.x86.dense import DenseKernel

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from qcc.codegen.cpu.packing import TAPS, VECTORS, interleaved_channels, pack_numbers, pack_taps
+from qcc.codegen.cpu.requantization import Requantization, is_bytes
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, Requantization, is_bytes
-from qcc.codegen.x86.packing import TAPS, VECTORS, interleaved_channels, pack_numbers, pack_taps
+from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, lifted_multipliers, parameters_of
 from qcc.codegen.x86.tiles import depthwise_fold, depthwise_rows
 from qcc.errors import CodegenError
 from qcc.ir.types import I8, I32, Array
@@ -181,8 +182,9 @@ def plan_depthwise(
     kernel = tuned(replace(kernel, rows=depthwise_rows(rows, target)))
     order = interleaved_channels(channels, kernel.fold, target.lanes)
     packed = pack_taps(np.asarray(weights[..., 0]), [quad.own for quad in kernel.quads], order)
-    parameters = () if requantization is None else (requantization.parameters(),)
-    return kernel, (packed, pack_numbers(bias, requantization, order), *parameters)
+    if requantization is None:
+        return kernel, (packed, pack_numbers(bias, None, order))
+    return kernel, (packed, pack_numbers(bias, lifted_multipliers(requantization), order), parameters_of(requantization))
 
 
 def _check(

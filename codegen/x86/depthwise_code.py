@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from qcc.codegen.cpu.packing import TAPS, VECTORS
 from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret, shuffle, store_first
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import PAIRED, Output, Requantizer
 from qcc.codegen.x86.intrinsics import dot_product_for
-from qcc.codegen.x86.packing import TAPS, VECTORS
 
 if TYPE_CHECKING:
     from qcc.codegen.x86.depthwise import DepthwiseKernel, Quad

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from qcc.arith import INT32_MAX, requantize
+from qcc.arith import INT32_MAX
+from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.emit import Function, Memory, broadcast, cast, constant, llvm, reinterpret, shuffle, store_first
 from qcc.codegen.kernel import View
 from qcc.ir.types import I32, Array
@@ -33,62 +34,37 @@ NARROWED = 4           # vectors that become one of bytes
 PAIRED = (0, 2, 1, 3)  # channels of four lanes: those of even lanes come first when products are brought together
 
 
-def is_bytes(view: View) -> bool:
-    """Whether a view's elements are unsigned and lie one per byte (types of fewer than eight bits, too)."""
-    return view.dtype.kind == "u" and view.dtype.bytes == 1
+def lift_of(form: Requantization) -> int | None:
+    """The power of two by which the sum is multiplied such that its high half is enough; None where something would not fit.
 
-
-@dataclass(frozen=True, eq=False)
-class Requantization:
-    """How int32 accumulators become u8 values.
-
-    Attributes:
-        multiplier: int32, per channel [C] or a scalar [].
-        shift: 1..62.
-        zero_point, low, high: within 0..255.
-        residual_multiplier, residual_zero_point: of the second term, when a residual is added.
+    The 64-bit sum fits then: an accumulator times a multiplier is at most 2^62, and so is `255 * 2^31 << MOST_LIFT`.
     """
+    lift = max(0, LEAST_SHIFT - form.shift)
+    largest = int(np.abs(form.multiplier.astype(np.int64)).max(initial=0))
+    return lift if lift <= MOST_LIFT and largest << lift <= INT32_MAX else None
 
-    multiplier: Array
-    shift: int
-    zero_point: int = 0
-    low: int = 0
-    high: int = 255
-    residual_multiplier: int = 0
-    residual_zero_point: int = 0
 
-    def evaluate(self, accumulator: Array, residual: Array | None = None) -> Array:
-        """The normative meaning: int32 [..., C] (bias included) and u8 [..., C] -> u8 [..., C]."""
-        terms = [(accumulator, self.multiplier, 0)]
-        if residual is not None:
-            terms.append((residual, np.array(self.residual_multiplier, np.int32), self.residual_zero_point))
-        return requantize(terms, self.shift, self.zero_point, self.low, self.high).astype(np.uint8)
+def lifted_multipliers(form: Requantization) -> Array:
+    """As kernels take them: int32."""
+    return np.asarray(form.multiplier.astype(np.int32) << np.int32(lift_of(form) or 0))
 
-    @property
-    def lift(self) -> int | None:
-        """The power of two by which the sum is multiplied such that its high half is enough; None where something would not fit.
 
-        The 64-bit sum fits then: an accumulator times a multiplier is at most 2^62, and so is `255 * 2^31 << MOST_LIFT`.
-        """
-        lift = max(0, LEAST_SHIFT - self.shift)
-        largest = int(np.abs(self.multiplier.astype(np.int64)).max(initial=0))
-        return lift if lift <= MOST_LIFT and largest << lift <= INT32_MAX else None
+def paired_lanes(channels: Array) -> Array:
+    """The lanes (last axis) of accumulators that will be requantized."""
+    return channels.reshape(*channels.shape[:-1], -1, len(PAIRED))[..., PAIRED].reshape(channels.shape)
 
-    @property
-    def multipliers(self) -> Array:
-        """As kernels take them: int32, lifted."""
-        return self.multiplier.astype(np.int32) << np.int32(self.lift or 0)
 
-    def parameters(self) -> Array:
-        """The PARAMETERS operand: shift of 32 or 64 bits, shift and rounding (with the zero point) of 16 bits, low, high, multiplier,
-        zero point and lift of the residual, rounding of a 64-bit sum (low and high half)."""
-        left = 0 if self.lift is None else self.shift + self.lift - 32
-        packed = min(left, PACKED_SHIFT)
-        rounding = 1 << (self.shift - 1)
-        packed_rounding = (1 << packed >> 1) + (self.zero_point << packed)
-        numbers = [self.shift if self.lift is None else left - packed, packed, packed_rounding, self.low, self.high,
-                   self.residual_multiplier, self.residual_zero_point, self.lift or 0, rounding & 0xFFFFFFFF, rounding >> 32]
-        return np.array(numbers, np.int64).astype(np.uint32).view(np.int32)
+def parameters_of(form: Requantization) -> Array:
+    """The PARAMETERS operand: shift of 32 or 64 bits, shift and rounding (with the zero point) of 16 bits, low, high, multiplier,
+    zero point and lift of the residual, rounding of a 64-bit sum (low and high half)."""
+    lift = lift_of(form)
+    left = 0 if lift is None else form.shift + lift - 32
+    packed = min(left, PACKED_SHIFT)
+    rounding = 1 << (form.shift - 1)
+    packed_rounding = (1 << packed >> 1) + (form.zero_point << packed)
+    numbers = [form.shift if lift is None else left - packed, packed, packed_rounding, form.low, form.high,
+               form.residual_multiplier, form.residual_zero_point, lift or 0, rounding & 0xFFFFFFFF, rounding >> 32]
+    return np.array(numbers, np.int64).astype(np.uint32).view(np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +88,7 @@ class Epilogue:
 
     @staticmethod
     def of(form: Requantization) -> Epilogue:
-        halves = form.lift is not None
+        halves = lift_of(form) is not None
         return Epilogue(halves, not halves or form.shift > 32 + PACKED_SHIFT, False, form.residual_zero_point != 0,
                         form.low > 0, form.high < 255)
 

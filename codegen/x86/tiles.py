@@ -7,37 +7,11 @@ weights and broadcasts one word per pixel. A tile that does not divide the layer
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import ceil
 
+from qcc.codegen.cpu.tile import Tile, Work, panels
 from qcc.codegen.target import Target
 from qcc.codegen.x86.intrinsics import DOT_PRODUCTS
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Tile:
-    rows: int
-    columns: int
-    blocks: int
-
-    @property
-    def pixels(self) -> int:
-        return self.rows * self.columns
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What the cost model needs to know of a layer: output extents, channels of one group, and reduction steps (4 products each)."""
-
-    rows: int
-    columns: int
-    channels: int
-    steps: int
-    images: int = 1
-    groups: int = 1
-    requantized: bool = True
-    residual: bool = False
-
 
 # Most pixels per number of channel blocks such that accumulators, weights and one broadcast fit in the vector registers.
 MOST_PIXELS = {
@@ -53,11 +27,6 @@ TILE_OVERHEAD = 4.0     # cycles to find the addresses of a tile and to start it
 FIRST_LEVEL = 32768     # bytes of weights that stay in the first-level cache between tiles
 STREAM = 28.0           # bytes of weights per cycle from the second-level cache
 CROWDED = 12.0          # more of them where accumulators leave the epilogue hardly a register, of which a residual needs more
-
-
-def panels(channels: int, tile: Tile, lanes: int) -> int:
-    """Panels of `tile.blocks` vectors that cover the channels of one group."""
-    return max(1, ceil(channels / (tile.blocks * lanes)))
 
 
 def candidates(work: Work, target: Target) -> Iterator[Tile]:

@@ -18,14 +18,14 @@ import qcc
 from qcc import verification
 from qcc.codegen.arm.dense import NeonDenseKernel, plan_dense
 from qcc.codegen.arm.depthwise import plan_depthwise
+from qcc.codegen.cpu.elementwise import RequantizeKernel
+from qcc.codegen.cpu.scale import Sum
 from qcc.codegen.families import choose
 from qcc.codegen.kernel import READ_SLACK, Kernel
 from qcc.codegen.link import find_toolchain
 from qcc.codegen.tables import families_for
 from qcc.codegen.target import TARGETS, Target
 from qcc.codegen.worker import compile_kernels
-from qcc.codegen.x86.elementwise import RequantizeKernel
-from qcc.codegen.x86.scale import Sum
 from qcc.errors import CodegenError, RuntimeFailure
 from qcc.ir.types import U8, TensorType
 from qcc.models import zoo as model_zoo

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from qcc.codegen.cpu.packing import block_offsets, panel_channels
+from qcc.codegen.cpu.requantization import Requantization
+from qcc.codegen.cpu.tile import Tile
 from qcc.codegen.kernel import View
 from qcc.codegen.target import TARGETS, Target
 from qcc.codegen.x86.dense import DenseKernel, plan_dense
-from qcc.codegen.x86.epilogue import Requantization
+from qcc.codegen.x86.epilogue import lift_of, lifted_multipliers, parameters_of
 from qcc.codegen.x86.intrinsics import DOT_PRODUCTS
-from qcc.codegen.x86.packing import block_offsets, panel_channels
-from qcc.codegen.x86.tiles import Tile
 from qcc.errors import CodegenError
 from qcc.ir.types import I32, U4, U8, Array
 from tests.exact.harness import Placed, compile_all, run, spaced, targets
@@ -252,10 +253,10 @@ def test_high_halves_are_enough(shift: int, zero: int, data: st.DataObject) -> N
     multiplier, accumulator = (data.draw(st.integers(-(1 << 31) + 1, (1 << 31) - 1)) for _ in range(2))
     residual, second = data.draw(st.integers(0, 255)), data.draw(st.integers(0, (1 << 31) - 1))
     form = Requantization(np.array([multiplier], np.int32), shift, zero, 0, 255, second, data.draw(st.integers(0, 255)))
-    assume(form.lift is not None)
-    left, packed, rounding, *_, lift, _low, _high = form.parameters().tolist()
+    assume(lift_of(form) is not None)
+    left, packed, rounding, *_, lift, _low, _high = parameters_of(form).tolist()
     added = (residual - form.residual_zero_point) << lift
-    total = accumulator * int(form.multipliers[0]) + added * second
+    total = accumulator * int(lifted_multipliers(form)[0]) + added * second
     assert -(1 << 31) <= added < 1 << 31
     assert -(1 << 63) <= total < 1 << 63
     half = min(max((total >> 32) >> left, -(1 << 15)), (1 << 15) - 1)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qcc.codegen.cpu.packing import interleaved_channels
+from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.kernel import View
 from qcc.codegen.target import TARGETS, Target
 from qcc.codegen.x86.depthwise import DepthwiseKernel, plan_depthwise
-from qcc.codegen.x86.epilogue import Requantization
-from qcc.codegen.x86.packing import interleaved_channels
 from qcc.codegen.x86.tiles import depthwise_fold
 from qcc.errors import CodegenError
 from qcc.ir.types import I32, U8, Array

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qcc.codegen.cpu.border import plan_dequantize, plan_quantize
+from qcc.codegen.cpu.elementwise import RequantizeKernel, plan_clamp, plan_multiply, plan_requantize
+from qcc.codegen.cpu.lookup import plan_lookup
+from qcc.codegen.cpu.move import plan_copy, plan_fill_halo
+from qcc.codegen.cpu.pool import plan_global_sum, plan_window_max, plan_window_sum
+from qcc.codegen.cpu.scale import Sum
 from qcc.codegen.kernel import Kernel, View
 from qcc.codegen.target import Target
 from qcc.codegen.worker import KernelCompiler
-from qcc.codegen.x86.border import plan_dequantize, plan_quantize
-from qcc.codegen.x86.elementwise import RequantizeKernel, plan_clamp, plan_multiply, plan_requantize
-from qcc.codegen.x86.lookup import plan_lookup
-from qcc.codegen.x86.move import plan_copy, plan_fill_halo
-from qcc.codegen.x86.pool import plan_global_sum, plan_window_max, plan_window_sum
-from qcc.codegen.x86.scale import Sum
 from qcc.ir import Array
 from qcc.ir.types import F32, I8, I32, U8, DType
 from qcc.ops import Clamp, Dequantize, IntegerMultiply, Lookup, Pad, Quantize, ReduceSum, Requantize, WindowMax, WindowSum

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from qcc.codegen.cpu.move import CopyKernel
 from qcc.codegen.kernel import Kernel, View
 from qcc.codegen.target import TARGETS, Target
 from qcc.codegen.worker import BATCH, KernelCompiler, compile_kernels
-from qcc.codegen.x86.move import CopyKernel
 from qcc.errors import CodegenError
 from qcc.ir.types import U8
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from qcc.codegen.cpu.move import CopyKernel, FillHaloKernel
 from qcc.codegen.floats import is_island, island_inputs
 from qcc.codegen.groups import Group
 from qcc.codegen.island import Island
@@ -22,7 +23,6 @@ from qcc.codegen.placing import MOVES
 from qcc.codegen.plan import plan
 from qcc.codegen.program import Address, Program, Space, Step
 from qcc.codegen.target import TARGETS
-from qcc.codegen.x86.move import CopyKernel, FillHaloKernel
 from qcc.ir import Array, Graph, Node, verify
 from qcc.ir.types import U8
 from qcc.ops import Pad

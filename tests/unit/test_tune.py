@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from qcc.codegen import tune
+from qcc.codegen.cpu.move import CopyKernel
+from qcc.codegen.cpu.tile import Tile
 from qcc.codegen.kernel import View
 from qcc.codegen.target import TARGETS
 from qcc.codegen.tune import EFFORTS, Tuner, shortlist
@@ -20,8 +22,6 @@ from qcc.codegen.tuning_cache import Cache
 from qcc.codegen.tuning_race import Rules, race
 from qcc.codegen.x86.dense import DenseKernel
 from qcc.codegen.x86.depthwise import DepthwiseKernel
-from qcc.codegen.x86.move import CopyKernel
-from qcc.codegen.x86.tiles import Tile
 from qcc.errors import UsageError
 from qcc.ir.types import I32, U8
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcc.codegen.cpu.transpose import Layout, write_to
 from qcc.codegen.emit import Function, broadcast
 from qcc.codegen.kernel import View
 from qcc.codegen.nest import Nest, load, store, walk_all
-from qcc.codegen.x86.transpose import Layout, write_to
 from qcc.errors import CodegenError
 from qcc.ir import Array
 from qcc.ir.types import DType

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qcc.codegen.x86.epilogue import PAIRED, Requantization
 from qcc.ir.types import Array
 
 WORD = 4    # products of one 32-bit lane
@@ -34,11 +33,6 @@ def panel_channels(channels: int, groups: int, blocks: int, lanes: int) -> Array
     lane = np.where(lane < own, lane, -1)
     every = lane[None] + np.arange(groups)[:, None, None, None] * own
     return np.asarray(np.where(lane[None] < 0, -1, every).reshape(groups * count, blocks, lanes))
-
-
-def paired_lanes(channels: Array) -> Array:
-    """The lanes (last axis) of accumulators that will be requantized."""
-    return channels.reshape(*channels.shape[:-1], -1, len(PAIRED))[..., PAIRED].reshape(channels.shape)
 
 
 def block_offsets(channels: int, blocks: int, lanes: int) -> tuple[int, ...]:
@@ -71,11 +65,11 @@ def pack_weights(runs: Array, channels: Array) -> Array:
     return np.ascontiguousarray(lanes.transpose(0, 3, 1, 2, 4))
 
 
-def pack_numbers(bias: Array, requantization: Requantization | None, channels: Array) -> Array:
-    """int32 [panels, blocks, 1 or 2, lanes]: the bias, then the multipliers if there is a requantization."""
+def pack_numbers(bias: Array, multipliers: Array | None, channels: Array) -> Array:
+    """int32 [panels, blocks, 1 or 2, lanes]: the bias, then the multipliers (one or one per channel) if there is a requantization."""
     parts = [bias.astype(np.int32)]
-    if requantization is not None:
-        parts.append(np.broadcast_to(requantization.multipliers, bias.shape))
+    if multipliers is not None:
+        parts.append(np.broadcast_to(multipliers.astype(np.int32), bias.shape))
     return np.ascontiguousarray(np.stack([take_channels(part, channels) for part in parts], axis=-2))
 
 

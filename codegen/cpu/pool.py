@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from qcc.codegen.cpu.scale import Scaler, Sum, parameters_view, scaling
 from qcc.codegen.emit import Function, cast, constant
 from qcc.codegen.kernel import View
 from qcc.codegen.nest import load, store, walk_row
-from qcc.codegen.x86.scale import Scaler, Sum, parameters_view, scaling
 from qcc.errors import CodegenError
 from qcc.ir import Array
 from qcc.ir.types import I32

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qcc.codegen.cpu.scale import Scaler, Scaling, Sum, parameters_view, scaling
 from qcc.codegen.emit import Function
 from qcc.codegen.kernel import View
 from qcc.codegen.nest import Nest, load, store, walk
-from qcc.codegen.x86.scale import Scaler, Scaling, Sum, parameters_view, scaling
 from qcc.errors import CodegenError
 from qcc.ir import Array
 from qcc.ir.types import I32, U8
