@@ -1,4 +1,4 @@
-"""Which table of kernel families each architecture has."""
+"""Which table of kernel families each kind of machine has."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ TABLES: dict[str, tuple[Family, ...]] = {"x86_64": rules.FAMILIES, "aarch64": ar
 
 def families_for(target: Target) -> tuple[Family, ...]:
     """The families whose kernels the target can run, in the order in which they are asked."""
-    return TABLES[target.architecture]
+    return TABLES[target.kernels]

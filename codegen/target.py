@@ -1,4 +1,4 @@
-"""Targets as data: what LLVM is told, what a CPU must offer, and how wide its vectors are. A new CPU is a new record."""
+"""Targets as data: what LLVM is told, what a CPU or GPU must offer, and how wide its vectors are. A new machine is a new record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class Target:
         lanes: 32-bit lanes of a vector register.
         registers: vector registers that the kernels may use.
         dot: the dot-product intrinsic (key of the intrinsic tables in codegen): "vnni512", "vnni256" or "madd256" on x86, "smmla",
-            "sdot" or "neon" on ARM.
+            "sdot" or "neon" on ARM, "mma" on GPUs.
+        sms: of a GPU, the compute capabilities (times ten) that get machine code, ascending; empty for a CPU. The other fields but
+            `name` and `dot` describe the host code then.
     """
 
     name: str
@@ -31,6 +33,16 @@ class Target:
     lanes: int
     registers: int
     dot: str
+    sms: tuple[int, ...] = ()
+
+    @property
+    def is_gpu(self) -> bool:
+        return bool(self.sms)
+
+    @property
+    def kernels(self) -> str:
+        """The table of kernel families: "cuda", or the CPU's architecture."""
+        return "cuda" if self.is_gpu else self.architecture
 
     @property
     def architecture(self) -> str:
@@ -71,6 +83,15 @@ TARGETS = {
         Target("aarch64-neon", _ARM_LINUX, ("+neon",), ("asimd",), 4, 32, "neon"),
     )
 }
+_SMS = (75, 80, 86, 89, 90)
+
+
+def _gpu(name: str, sms: tuple[int, ...]) -> Target:
+    """Machine code for each of the compute capabilities, and PTX of the highest for later ones; host code for any x86-64 machine."""
+    return Target(name, _LINUX, (), (), 32, 255, "mma", sms)
+
+
+GPU_TARGETS = {target.name: target for target in (_gpu("cuda", _SMS), *(_gpu(f"cuda:sm_{sm}", (sm,)) for sm in _SMS))}
 ALIASES = {"x86": "x86-64-avx512vnni", "arm": "aarch64-dotprod"}
 
 
@@ -84,7 +105,7 @@ def host_features() -> frozenset[str]:
 
 
 def find_target(name: str) -> Target:
-    """The target of this name; "host" is the first in the table that this machine can run.
+    """The target of this name; "host" is the first in the table of CPUs that this machine can run.
 
     Raises:
         UnknownTarget: no such name, or no target fits this machine.
@@ -96,8 +117,9 @@ def find_target(name: str) -> Target:
             raise UnknownTarget("target 'host': this machine's CPU runs none of " + ", ".join(TARGETS) + "; name a target to cross-compile")
         return fitting[0]
     name = ALIASES.get(name, name)
-    if name not in TARGETS:
-        near = get_close_matches(name, [*TARGETS, *ALIASES, "host"], 1, 0.3)
+    known = TARGETS | GPU_TARGETS
+    if name not in known:
+        near = get_close_matches(name, [*known, *ALIASES, "host"], 1, 0.3)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UnknownTarget(f"target {name!r} is unknown: expected host, {', '.join([*ALIASES, *TARGETS])}{hint}")
-    return TARGETS[name]
+        raise UnknownTarget(f"target {name!r} is unknown: expected host, {', '.join([*ALIASES, *known])}{hint}")
+    return known[name]

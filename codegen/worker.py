@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """Kernels by symbol, to become one object."""
+    """Kernels by symbol, to become one object (or, for a GPU, one text of CUDA C)."""
 
     kernels: tuple[tuple[str, Kernel], ...]
     target: Target
@@ -117,7 +117,7 @@ class KernelCompiler:
         self._children.clear()
 
     def compile(self, kernels: Mapping[Kernel, str], directory: Path, progress: Progress | None = None) -> list[Path]:
-        """Object files that together define every symbol, the same bytes for any number of workers.
+        """Object files (for a GPU, texts of CUDA C) that together define every symbol, the same bytes for any number of workers.
 
         Args:
             kernels: each distinct kernel and its symbol.
@@ -129,7 +129,8 @@ class KernelCompiler:
         """
         named = [(symbol, kernel) for kernel, symbol in kernels.items()]
         parts = [tuple(named[i:i + BATCH]) for i in range(0, len(named), BATCH)]
-        batches = [Batch(part, self.target, str(directory / f"kernels{number}.o")) for number, part in enumerate(parts)]
+        suffix = "cu" if self.target.is_gpu else "o"
+        batches = [Batch(part, self.target, str(directory / f"kernels{number}.{suffix}")) for number, part in enumerate(parts)]
         failed: list[Batch] = []
         done = 0
         for index, answer in self._work(batches):
@@ -272,6 +273,12 @@ def _serve_one(request: Batch | Question) -> Any:
 
 
 def _build(batch: Batch) -> None:
-    from qcc.codegen.emit import build_object
+    functions = {symbol: kernel.emit(batch.target) for symbol, kernel in batch.kernels}
+    if batch.target.is_gpu:
+        from qcc.codegen.cuda.source import kernel_source
 
-    build_object({symbol: kernel.emit(batch.target) for symbol, kernel in batch.kernels}, batch.target, Path(batch.path))
+        Path(batch.path).write_text(kernel_source(functions, batch.target), encoding="ascii")
+    else:
+        from qcc.codegen.emit import build_object
+
+        build_object(functions, batch.target, Path(batch.path))
