@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from qcc.ir import Graph, Node
 from qcc.ir.types import I32
-from qcc.ops import IntegerConvolution, IntegerMatMul, IntegerMultiply, ReduceSum, Requantize, WindowSum
+from qcc.ops import IntegerBatchMatMul, IntegerConvolution, IntegerMatMul, IntegerMultiply, ReduceSum, Requantize, WindowSum
 
-ANCHORS = (IntegerConvolution, IntegerMatMul, IntegerMultiply, ReduceSum, WindowSum)
+ANCHORS = (IntegerBatchMatMul, IntegerConvolution, IntegerMatMul, IntegerMultiply, ReduceSum, WindowSum)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from qcc.arith import INT32_MAX, INT64_MAX, accumulator_bounds
 from qcc.errors import ModelError
 from qcc.ir import Graph, Node
 from qcc.ops import (
+    IntegerBatchMatMul,
     IntegerConvolution,
     IntegerInterpolate,
     IntegerMatMul,
@@ -69,7 +70,7 @@ def _accumulator(graph: Graph, node: Node, reach: dict[str, tuple[int, int]]) ->
         low, high = _range(graph, node.inputs[0], reach)
         lowest, highest = accumulator_bounds(graph.constants[node.inputs[1]], graph.constants[node.inputs[2]], low, high)
         return int(lowest.min()), int(highest.max())
-    if not isinstance(op, IntegerInterpolate | IntegerMultiply | ReduceSum | WindowSum):
+    if not isinstance(op, IntegerBatchMatMul | IntegerInterpolate | IntegerMultiply | ReduceSum | WindowSum):
         return None
     low, high = _range(graph, node.inputs[0], reach)
     if isinstance(op, IntegerInterpolate):
@@ -82,7 +83,8 @@ def _accumulator(graph: Graph, node: Node, reach: dict[str, tuple[int, int]]) ->
         return min(0, low * count), max(0, high * count)
     ranges = [(a - z, b - z) for (a, b), z in zip((_range(graph, n, reach) for n in node.inputs), op.zero_points, strict=True)]
     products = [a * b for a in ranges[0] for b in ranges[1]]
-    return min(products), max(products)
+    depth = graph.types[node.inputs[0]].shape[-1] if isinstance(op, IntegerBatchMatMul) else 1
+    return depth * min(products), depth * max(products)
 
 
 def _sum(graph: Graph, node: Node, op: Requantize, reach: dict[str, tuple[int, int]]) -> tuple[int, int]:

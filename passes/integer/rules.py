@@ -17,6 +17,7 @@ from qcc.ops import (
     Clip,
     Convolution,
     Function,
+    IntegerBatchMatMul,
     IntegerConvolution,
     IntegerMatMul,
     IntegerMultiply,
@@ -28,7 +29,7 @@ from qcc.ops import (
 )
 from qcc.ops.functions import apply_function
 from qcc.passes.integer.lowering import CHANNELS_LAST, Exact, Lowering, Term, logical, stored_constant, suffix
-from qcc.passes.quantize.forms import data_inputs
+from qcc.passes.quantize.forms import Form, data_inputs
 
 CONSTANT_LEVELS = 2**20      # resolution of a constant addend: far below one step of any 8-bit result
 
@@ -71,6 +72,9 @@ def convolution(lowering: Lowering, node: Node) -> None:
 
 def matmul(lowering: Lowering, node: Node) -> None:
     """matmul(x, w, b)  ->  integer_matmul(x, transposed w, folded bias); a flattened image keeps its channels-last order."""
+    if lowering.placement.forms[node.outputs[0]] is Form.CONTRACTION:
+        contraction(lowering, node)
+        return
     name, builder = node.outputs[0], lowering.builder
     source, encoding = node.inputs[0], lowering.encoding(node.inputs[0])
     meaning = lowering.source.types[node.inputs[1]].encoding
@@ -87,6 +91,16 @@ def matmul(lowering: Lowering, node: Node) -> None:
     acc = builder.add(IntegerMatMul(), inputs, [builder.fresh(f"{name}@sum")])
     layout = logical(lowering.source.types[name].rank)
     lowering.settle(name, Exact((Term(acc, scales * encoding.scale[0], 0, bound),), layout))
+
+
+def contraction(lowering: Lowering, node: Node) -> None:
+    """matmul(a, b)  ->  integer_batch_matmul of both, whose zero points it subtracts."""
+    name, source, builder = node.outputs[0], lowering.source, lowering.builder
+    a, b = (lowering.term(n, logical(source.types[n].rank)) for n in node.inputs)
+    depth = source.types[node.inputs[0]].shape[-1]
+    op = IntegerBatchMatMul((a.zero_point, b.zero_point))
+    acc = builder.add(op, [a.value, b.value], [builder.fresh(f"{name}@sum")])
+    lowering.settle(name, Exact((Term(acc, a.factor * b.factor, 0, depth * a.bound * b.bound),), logical(source.types[name].rank)))
 
 
 def addend(lowering: Lowering, name: str, shape: tuple[int, ...], layout: tuple[int, ...], sign: float, hint: str) -> tuple[Term, ...]:

@@ -28,6 +28,7 @@ from qcc.ops import (
     Subtract,
     Transpose,
 )
+from qcc.ops.integer_batch import DEEPEST
 
 
 class Form(StrEnum):
@@ -36,7 +37,8 @@ class Form(StrEnum):
     LINEAR = "linear"        # constant weights: an int32 accumulator with one scale per output channel
     SUM = "sum"              # a sum of scaled terms, of which constants may be some
     SCALE = "scale"          # a product with a constant: a change of scale
-    PRODUCT = "product"      # a product of two activations
+    PRODUCT = "product"      # a product of two activations, element by element
+    CONTRACTION = "contraction"    # a matrix product of two activations
     MEAN = "mean"            # an integer sum and a change of scale
     BLEND = "blend"          # linear interpolation with constant integer weights
     CLIP = "clip"            # bounds on a requantization
@@ -45,8 +47,8 @@ class Form(StrEnum):
     MAXIMUM = "maximum"      # the largest integer of a window
 
 
-ACCUMULATING = frozenset({Form.LINEAR, Form.SUM, Form.SCALE, Form.PRODUCT, Form.MEAN, Form.BLEND})
-SINGLE = frozenset({Form.LINEAR, Form.MEAN, Form.PRODUCT})      # one int32 accumulator with one scale or one per channel
+ACCUMULATING = frozenset({Form.LINEAR, Form.SUM, Form.SCALE, Form.PRODUCT, Form.CONTRACTION, Form.MEAN, Form.BLEND})
+SINGLE = frozenset({Form.LINEAR, Form.CONTRACTION, Form.MEAN, Form.PRODUCT})      # one int32 accumulator with one scale or one per channel
 TIED = frozenset({Form.MOVE, Form.MAXIMUM})     # output and inputs must have one encoding
 
 _SIMPLE = {
@@ -66,6 +68,8 @@ def form_of(graph: Graph, node: Node) -> Form | None:
     if not data or any(graph.types[name].dtype != F32 for name in (*data, *node.outputs)):
         return None
     kind = type(node.op)
+    if kind is MatMul and len(data) == 2:
+        return Form.CONTRACTION if _plain_contraction(graph, node) else None
     if kind is Convolution or kind is MatMul:
         weights_constant = len(data) == 1 and data[0] == node.inputs[0] and graph.types[node.inputs[1]].rank >= 2
         return Form.LINEAR if weights_constant and (kind is Convolution or _plain_product(graph, node)) else None
@@ -86,6 +90,12 @@ def form_of(graph: Graph, node: Node) -> Form | None:
 
 def _plain_product(graph: Graph, node: Node) -> bool:
     return graph.types[node.inputs[1]].rank == 2 and graph.types[node.inputs[0]].rank >= 2
+
+
+def _plain_contraction(graph: Graph, node: Node) -> bool:
+    """Whether two activations of rank 2 or more are multiplied, without a bias, and any int32 holds the sums."""
+    a, b = (graph.types[name] for name in node.inputs[:2])
+    return len(node.inputs) == 2 and min(a.rank, b.rank) >= 2 and a.shape[-1] <= DEEPEST
 
 
 def _per_channel(graph: Graph, node: Node) -> bool:

@@ -39,7 +39,7 @@ def place(graph: Graph, integer_outputs: bool = False) -> Placement:
     forms = _integer_nodes(graph, integer_outputs)
     chains = _fused(graph, forms)
     values = [*graph.inputs, *(name for node in graph.nodes for name in node.outputs)]
-    encoded = tuple(name for name in values if name not in chains and _wants_encoding(graph, forms, name, integer_outputs))
+    encoded = tuple(name for name in values if name not in chains and _wants_encoding(graph, forms, chains, name, integer_outputs))
     return Placement(forms, encoded, _ties(graph, forms, encoded))
 
 
@@ -51,7 +51,7 @@ def _integer_nodes(graph: Graph, integer_outputs: bool) -> dict[str, Form]:
         before = len(forms)
         for node in graph.nodes:
             name = node.outputs[0]
-            if name in forms and forms[name] is not Form.LINEAR and _stays_float(graph, node, forms, integer_outputs):
+            if name in forms and forms[name] not in (Form.LINEAR, Form.CONTRACTION) and _stays_float(graph, node, forms, integer_outputs):
                 del forms[name]
     return forms
 
@@ -60,20 +60,37 @@ def _stays_float(graph: Graph, node: Node, forms: Mapping[str, Form], integer_ou
     produced = [graph.producers.get(name) for name in data_inputs(graph, node)]
     users = [user.outputs[0] in forms for user in graph.users[node.outputs[0]]]
     form, is_output = forms[node.outputs[0]], node.outputs[0] in graph.output_values
-    if all(p is not None and p.outputs[0] not in forms for p in produced):
+    if form is Form.SUM and not any(users) and not (is_output and integer_outputs) and any(_is_float(p, forms) for p in produced):
+        return True      # float readers want a float operand and another: as floats they need not be rounded
+    if all(_is_float(p, forms) for p in produced):
         return not (form in TIED and users and all(users) and not is_output)    # rounding before a move or after it is the same
     return form is Form.MOVE and not (is_output and integer_outputs) and not any(users)
 
 
-def _wants_encoding(graph: Graph, forms: Mapping[str, Form], name: str, integer_outputs: bool) -> bool:
+def _is_float(producer: Node | None, forms: Mapping[str, Form]) -> bool:
+    """Whether a value comes from a node that computes in float (inputs of the graph do not)."""
+    return producer is not None and producer.outputs[0] not in forms
+
+
+def _wants_encoding(graph: Graph, forms: Mapping[str, Form], fused: frozenset[str], name: str, integer_outputs: bool) -> bool:
     if graph.types[name].dtype != F32:
         return False
     read = any(user.outputs[0] in forms for user in graph.users[name])
     producer = graph.producers.get(name)
     if producer is None or producer.outputs[0] not in forms:
         return read
-    direct = forms[producer.outputs[0]] in SINGLE and not read      # the border converts the accumulator, unrounded
+    direct = _is_single(graph, forms, fused, name) and not read      # the border converts the accumulator, unrounded
     return not direct or (integer_outputs and name in graph.output_values)
+
+
+def _is_single(graph: Graph, forms: Mapping[str, Form], fused: frozenset[str], name: str) -> bool:
+    """Whether a value is one int32 accumulator with one scale or one per channel, maybe times a number."""
+    node = graph.producers[name]
+    if forms[node.outputs[0]] is Form.SCALE:
+        (source,) = data_inputs(graph, node)
+        numbers = (graph.types[n].size for n in node.inputs if n != source)
+        return source in fused and all(size == 1 for size in numbers) and _is_single(graph, forms, fused, source)
+    return forms[node.outputs[0]] in SINGLE
 
 
 def _fused(graph: Graph, forms: Mapping[str, Form]) -> frozenset[str]:

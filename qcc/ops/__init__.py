@@ -3,6 +3,7 @@
 from qcc.ops.border import Dequantize, Quantize
 from qcc.ops.generic import OnnxOperator
 from qcc.ops.integer import Clamp, IntegerConvolution, IntegerMatMul, IntegerMultiply, Lookup, Requantize
+from qcc.ops.integer_batch import IntegerBatchMatMul
 from qcc.ops.integer_pool import ReduceSum, WindowMax, WindowSum
 from qcc.ops.interpolate import IntegerInterpolate, Interpolate
 from qcc.ops.linear import Convolution, MatMul
@@ -23,6 +24,7 @@ __all__ = [
     "Divide",
     "Function",
     "Gather",
+    "IntegerBatchMatMul",
     "IntegerConvolution",
     "IntegerInterpolate",
     "IntegerMatMul",

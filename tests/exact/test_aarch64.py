@@ -21,15 +21,16 @@ from qcc.codegen.arm.depthwise import plan_depthwise
 from qcc.codegen.cpu.elementwise import RequantizeKernel
 from qcc.codegen.cpu.scale import Sum
 from qcc.codegen.families import choose
-from qcc.codegen.kernel import READ_SLACK, Kernel
+from qcc.codegen.kernel import READ_SLACK, Kernel, View
 from qcc.codegen.link import find_toolchain
 from qcc.codegen.tables import families_for
 from qcc.codegen.target import TARGETS, Target
+from qcc.codegen.te import TeKernel
 from qcc.codegen.worker import compile_kernels
 from qcc.errors import CodegenError, RuntimeFailure
-from qcc.ir.types import U8, TensorType
+from qcc.ir.types import I32, U8, TensorType
 from qcc.models import zoo as model_zoo
-from qcc.ops import IntegerConvolution
+from qcc.ops import IntegerBatchMatMul, IntegerConvolution
 from tests.exact import test_dense, test_depthwise, test_kernels
 from tests.exact.emulated import CPUS, Operand, Trace, build_runner, call_kernels, emulate, needed, run_emulated
 from tests.exact.harness import Placed as Spaced
@@ -113,6 +114,24 @@ def test_layers_of_awkward_shapes(target: str, tmp_path: Path) -> None:
         place.storage[...] = np.frombuffer(found, np.uint8)
         np.testing.assert_array_equal(place.surroundings(), before, err_msg=f"{layer.case}: bytes outside of the output were written")
         np.testing.assert_array_equal(place.array, layer.evaluate(), err_msg=str(layer.case))
+
+
+@needed
+def test_products_of_activations_take_the_generic_kernel(rng: np.random.Generator, tmp_path: Path) -> None:
+    calls, wanted = [], []
+    for a_shape, b_shape in (((2, 3, 5, 33), (2, 3, 33, 17)), ((1, 7), (4, 7, 1)), ((3, 1, 2, 64), (64, 9))):
+        a, b = (rng.integers(0, 256, shape, np.uint8) for shape in (a_shape, b_shape))
+        op = IntegerBatchMatMul((128, 3))
+        (wide,) = op.infer(*(TensorType.of(array) for array in (a, b)))
+        kernel = TeKernel(op, (View.contiguous(U8, a_shape), View.contiguous(U8, b_shape)), (View.contiguous(I32, wide.shape),))
+        result = Placed.of(kernel.operands[-1], None)
+        memory = [Placed.of(view, array) for view, array in zip(kernel.operands, (a, b), strict=False)]
+        calls.append((kernel, [Operand(place.data.tobytes(), place.start) for place in (*memory, result)]))
+        wanted.append((result, op.evaluate(a, b)[0]))
+    found = call_kernels(calls, TARGETS["aarch64-neon"], tmp_path, CPUS["aarch64-neon"])
+    for data, (place, expected) in zip(found, wanted, strict=True):
+        place.data[...] = np.frombuffer(data, np.uint8)
+        np.testing.assert_array_equal(place.elements(), expected)
 
 
 @needed

@@ -21,6 +21,7 @@ from qcc.ops import (
     Concat,
     Dequantize,
     Gather,
+    IntegerBatchMatMul,
     IntegerConvolution,
     IntegerInterpolate,
     IntegerMatMul,
@@ -69,6 +70,14 @@ def products(draw: st.DrawFn) -> Inputs:
     shape, outputs = draw(shapes(2, 3)), draw(wide)
     w, bias = integers(draw, I8, (outputs, shape[-1])), integers(draw, I32, (outputs,), -(1 << 20), 1 << 20)
     return IntegerMatMul(), [integers(draw, U8, shape), w, bias], (1, 2)
+
+
+@st.composite
+def contractions(draw: st.DrawFn) -> Inputs:
+    batch, (m, k, n) = draw(st.sampled_from([(), (3,), (2, 3)])), draw(st.tuples(small, wide, wide))
+    others = draw(st.sampled_from([batch, (), (1,) * len(batch)]))
+    zeros = draw(st.sampled_from([(0, 0), (255, 255), (3, 200)]))
+    return IntegerBatchMatMul(zeros), [integers(draw, U8, (*batch, m, k)), integers(draw, U8, (*others, k, n))], ()
 
 
 @st.composite
@@ -147,7 +156,7 @@ def compiler(request: pytest.FixtureRequest) -> Iterator[KernelCompiler]:
 
 
 FAMILIES: dict[str, Callable[[], st.SearchStrategy[Inputs]]] = {
-    f.__name__: f for f in (convolutions, products, elementwise, windows, movements, resizings, borders)}
+    f.__name__: f for f in (convolutions, products, contractions, elementwise, windows, movements, resizings, borders)}
 
 
 def kernel_of(op: Op, inputs: list[Array], constants: tuple[int, ...]) -> TeKernel:

@@ -109,6 +109,17 @@ def matmul(d: Drawing) -> None:
     d.add(MatMul(), x, w, *([d.constant(d.normal(columns), "bias")] if d.chance(0.5) else []))
 
 
+def contraction(d: Drawing) -> None:
+    """A matrix product of two computed values, the second turned so that it fits if need be."""
+    if (a := d.pick(2, 3, 4)) is None or (b := d.pick(2, 3, 4)) is None:
+        return
+    if d.shape(a)[-1] != d.shape(b)[-2]:
+        rank = d.type(b).rank
+        d.add(Transpose((*range(rank - 2), rank - 1, rank - 2)), b)
+        b = d.values[-1]
+    d.add(MatMul(), a, b)
+
+
 def broadcastable(d: Drawing, shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape that broadcasts to this one, of the same or a lower rank, at times of a higher one."""
     result = tuple(1 if d.chance(0.5) else n for n in shape)
@@ -269,7 +280,8 @@ def stay_float(d: Drawing) -> None:
 
 
 STEPS: tuple[Callable[[Drawing], None], ...] = (
-    convolution, convolution, convolution, matmul, matmul, arithmetic, arithmetic, arithmetic, clip, clip, function, prelu, pool, pool,
+    convolution, convolution, convolution, matmul, matmul, contraction, arithmetic, arithmetic, arithmetic, clip, clip, function, prelu,
+    pool, pool,
     mean, interpolate, gather, reshape, reshape, transpose, cut, pad, concat, concat, stay_float,
 )
 
