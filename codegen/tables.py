@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from qcc.codegen import rules
-from qcc.codegen.arm import rules as arm_rules
+from qcc.codegen.arm import rules as arm
 from qcc.codegen.families import Family
 from qcc.codegen.target import Target
+from qcc.codegen.x86 import rules as x86
 
-TABLES: dict[str, tuple[Family, ...]] = {"x86_64": rules.FAMILIES, "aarch64": arm_rules.FAMILIES}
+TABLES: dict[str, tuple[Family, ...]] = {"x86_64": x86.FAMILIES, "aarch64": arm.FAMILIES}
 
 
 def families_for(target: Target) -> tuple[Family, ...]:

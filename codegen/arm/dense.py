@@ -1,25 +1,26 @@
-"""Convolution, pointwise convolution and matrix products on ARM: the implicit matrix product of x86 with ARM's dot products.
+"""Convolution, pointwise convolution and matrix products on ARM: the implicit matrix product of codegen/cpu with ARM's dot products.
 
-Loops, tails and layout of weights are those of codegen/x86/dense.py. Activations stay unsigned in memory; where an instruction takes
+Loops, tails and layout of weights are those of codegen/cpu/dense.py. Activations stay unsigned in memory; where an instruction takes
 signed bytes, 128 is subtracted in registers and `128 sum w` is part of the bias (see codegen/arm/intrinsics.py for why that is exact).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from qcc.codegen.arm.epilogue import PARAMETERS, epilogue_of, parameters
+from qcc.codegen.arm.epilogue import PARAMETERS, NeonEpilogue, parameters
 from qcc.codegen.arm.intrinsics import LANES, dot_product_of
 from qcc.codegen.arm.tiles import candidates, choose, cycles
+from qcc.codegen.cpu.dense import ImplicitProduct, check_dense, merge_pixels
 from qcc.codegen.cpu.packing import WORD, merge_groups, pack_numbers, pack_weights, panel_channels, words
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.cpu.tile import Tile
-from qcc.codegen.kernel import View
+from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
-from qcc.codegen.x86.dense import DenseKernel, _check, _merge_pixels
 from qcc.errors import CodegenError
 from qcc.ir.types import Array
 
@@ -27,13 +28,14 @@ LEAST_WEIGHT = -127     # two products of it with -128 fit 16 bits
 
 
 @dataclass(frozen=True, slots=True)
-class NeonDenseKernel(DenseKernel):
-    """A dense layer on ARM; attributes and operands as the x86 kernel has them, but for the epilogue's parameters.
+class NeonDenseKernel(ImplicitProduct):
+    """A dense layer with the dot products of ARM.
 
     Attributes:
         paired: two pixels and eight bytes of a run are one row of a matrix: runs are filled up to eight bytes, and weights lie so.
     """
 
+    epilogue: NeonEpilogue | None
     paired: bool = False
 
     @property
@@ -42,9 +44,8 @@ class NeonDenseKernel(DenseKernel):
         return down * along * padded_words(run, self.paired)
 
     @property
-    def operands(self) -> tuple[View, ...]:
-        *others, output = DenseKernel.operands.__get__(self)
-        return (*(others if self.epilogue is None else others[:-1]), *(() if self.epilogue is None else (PARAMETERS,)), output)
+    def parameters(self) -> tuple[View, ...]:
+        return () if self.epilogue is None else (PARAMETERS,)
 
     def emit(self, target: Target) -> Any:
         from qcc.codegen.arm.dense_code import NeonDenseCode
@@ -60,6 +61,7 @@ def padded_words(run: int, paired: bool) -> int:
 def plan_dense(
     source: View, weights: Array, bias: Array, strides: tuple[int, int], dilations: tuple[int, int], groups: int, output: View,
     requantization: Requantization | None, residual: View | None, target: Target, tile: Tile | None = None,
+    tuned: Callable[[NeonDenseKernel], NeonDenseKernel] = unchanged,
 ) -> tuple[NeonDenseKernel, tuple[Array, ...]]:
     """The kernel of a layer and its constants, in the order of its operands; arguments as `qcc.codegen.x86.dense.plan_dense`.
 
@@ -67,15 +69,15 @@ def plan_dense(
         CodegenError: shapes, types, strides or weights that the family does not cover.
     """
     window = (weights.shape[1], weights.shape[2])
-    _check(source, weights, strides, dilations, groups, output, requantization, residual)
+    check_dense(source, weights, strides, dilations, groups, output, requantization, residual)
     if weights.min() < LEAST_WEIGHT:
         raise CodegenError(f"dense layer for {target.name}: a weight is {weights.min()}, expected at least {LEAST_WEIGHT}")
     if window == (1, 1) and strides == (1, 1):
-        source, output, residual = _merge_pixels(source, output, residual)
+        source, output, residual = merge_pixels(source, output, residual)
         dilations = (1, 1)
-    epilogue = None if requantization is None else epilogue_of(requantization)
+    epilogue = None if requantization is None else NeonEpilogue.of(requantization)
     form = NeonDenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, LANES, tile or Tile(1, 1, 1))
-    kernel = _tiled(form, target, tile)
+    kernel = tuned(_tiled(form, target, tile))
     channels = output.shape[3]
     if dot_product_of(target, kernel.paired).signed:
         bias = centred_bias(weights, bias)

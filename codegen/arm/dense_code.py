@@ -1,4 +1,4 @@
-"""The code of ARM's dense family: the loops over tiles of x86's, around a reduction that loads four words of a pixel at once."""
+"""The code of ARM's dense family: the loops over tiles of every CPU, around a reduction that loads four words of a pixel at once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 
 from qcc.codegen.arm.epilogue import NeonRequantizer
 from qcc.codegen.arm.intrinsics import LANES, dot_product_of
-from qcc.codegen.cpu.packing import WORD, block_offsets
+from qcc.codegen.cpu.dense_code import ImplicitProductCode
+from qcc.codegen.cpu.epilogue import Requantizer
+from qcc.codegen.cpu.packing import WORD
 from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret, shuffle
 from qcc.codegen.target import Target
-from qcc.codegen.x86.dense_code import DenseCode
 
 if TYPE_CHECKING:
     from qcc.codegen.arm.dense import NeonDenseKernel
@@ -19,25 +20,19 @@ if TYPE_CHECKING:
 VECTOR = LANES * WORD       # bytes
 
 
-class NeonDenseCode(DenseCode):
+class NeonDenseCode(ImplicitProductCode):
     """The code of one kernel."""
 
-    def __init__(self, kernel: NeonDenseKernel, target: Target) -> None:
-        self.kernel, self.product = kernel, dot_product_of(target, kernel.paired)
-        self.function = Function(kernel.operands)
-        memories = list(self.function.operands)
-        self.source = memories.pop(0)
-        self.residual: Memory | None = memories.pop(0) if kernel.residual is not None else None
-        self.weights, self.numbers = memories[:2]
-        self.output = memories[-1]
-        self.requantizer = None
-        if kernel.epilogue is not None:
-            self.requantizer = NeonRequantizer(self.function, kernel.epilogue, LANES, self.numbers, memories[2], self.output)
-        self.offsets = block_offsets(kernel.output.shape[3] // kernel.groups, kernel.tile.blocks, LANES)
+    kernel: NeonDenseKernel
 
-    def _upcoming(self, panel_group: Any, tile: Any, panel: Any) -> Any:
-        """Nothing is asked for ahead of time: these cores follow streams by themselves."""
-        return None
+    def __init__(self, kernel: NeonDenseKernel, target: Target) -> None:
+        self.product = dot_product_of(target, kernel.paired)
+
+        def requantizing(function: Function, *memories: Memory) -> Requantizer:
+            assert kernel.epilogue is not None
+            return NeonRequantizer(function, kernel.epilogue, *memories)
+
+        super().__init__(kernel, requantizing)
 
     def _reduce(self, accumulators: list[list[Register]], source: Any, weights: Any, upcoming: Any) -> None:
         """accumulators += everything under the window; `weights` is the address of the panel."""

@@ -6,7 +6,7 @@ The products of two taps are added in 16 bits (at most 2 * 128 * 127, since acti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from qcc.codegen.arm.dense import LEAST_WEIGHT, centred_bias
-from qcc.codegen.arm.epilogue import PARAMETERS, NeonRequantizer, epilogue_of, parameters
+from qcc.codegen.arm.epilogue import PARAMETERS, NeonEpilogue, NeonRequantizer, parameters
 from qcc.codegen.arm.intrinsics import LANES
+from qcc.codegen.cpu.depthwise import DepthwiseForm, check_depthwise
+from qcc.codegen.cpu.epilogue import Output
 from qcc.codegen.cpu.packing import pack_numbers, take_channels
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.emit import Function, Memory, Register, cast, constant, llvm, reinterpret, shuffle, store_first
-from qcc.codegen.kernel import View
+from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
-from qcc.codegen.x86.depthwise import _check
-from qcc.codegen.x86.epilogue import Epilogue, Output
 from qcc.errors import CodegenError
 from qcc.ir.types import I8, I32, Array
 
@@ -33,20 +33,10 @@ UNROLLED = 25           # taps; rows of larger windows are a loop
 
 
 @dataclass(frozen=True, slots=True)
-class NeonDepthwiseKernel:
-    """output[n, y, x, c] = epilogue(sum over kh, kw of source[n, y*sh + kh*dh, x*sw + kw*dw, c] * weights[kh, kw, c]).
+class NeonDepthwiseKernel(DepthwiseForm):
+    """A depthwise layer with widening products."""
 
-    Operands: source, [residual], weights, bias (and multipliers), the epilogue's parameters if it has one, and the output.
-    Attributes are those of the x86 kernel.
-    """
-
-    source: View
-    output: View
-    residual: View | None
-    window: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    epilogue: Epilogue | None
+    epilogue: NeonEpilogue | None
 
     @property
     def blocks(self) -> int:
@@ -55,11 +45,6 @@ class NeonDepthwiseKernel:
     @property
     def columns(self) -> int:
         return min(COLUMNS, self.output.shape[2])
-
-    @property
-    def numbers(self) -> int:
-        """Constants per channel: bias and multiplier."""
-        return 1 if self.epilogue is None else 2
 
     @property
     def operands(self) -> tuple[View, ...]:
@@ -71,11 +56,6 @@ class NeonDepthwiseKernel:
     @property
     def tasks(self) -> int:
         return self.output.shape[0] * self.output.shape[1] * self.blocks
-
-    @property
-    def macs(self) -> int:
-        images, rows, columns, channels = self.output.shape
-        return images * rows * columns * channels * self.window[0] * self.window[1]
 
     def emit(self, target: Target) -> Any:
         return _Emitter(self).emit()
@@ -93,7 +73,7 @@ class _Emitter:
         self.output = memories[-1]
         self.requantizer = None
         if kernel.epilogue is not None:
-            self.requantizer = NeonRequantizer(self.function, kernel.epilogue, LANES, self.numbers, memories[2], self.output)
+            self.requantizer = NeonRequantizer(self.function, kernel.epilogue, self.numbers, memories[2], self.output)
 
     def emit(self) -> Any:
         from tvm import tirx
@@ -177,17 +157,18 @@ class _Emitter:
 def plan_depthwise(
     source: View, weights: Array, bias: Array, strides: tuple[int, int], dilations: tuple[int, int], output: View,
     requantization: Requantization | None, residual: View | None, target: Target,
+    tuned: Callable[[NeonDepthwiseKernel], NeonDepthwiseKernel] = unchanged,
 ) -> tuple[NeonDepthwiseKernel, tuple[Array, ...]]:
     """The kernel of a layer and its constants, in the order of its operands; arguments as `qcc.codegen.x86.depthwise.plan_depthwise`.
 
     Raises:
         CodegenError: shapes, types, strides or weights that the family does not cover.
     """
-    _check(source, weights, strides, dilations, output, requantization, residual)
+    check_depthwise(source, weights, strides, dilations, output, requantization, residual)
     if weights.min() < LEAST_WEIGHT:
         raise CodegenError(f"depthwise layer for {target.name}: a weight is {weights.min()}, expected at least {LEAST_WEIGHT}")
-    epilogue = None if requantization is None else epilogue_of(requantization)
-    kernel = NeonDepthwiseKernel(source, output, residual, (weights.shape[1], weights.shape[2]), strides, dilations, epilogue)
+    epilogue = None if requantization is None else NeonEpilogue.of(requantization)
+    kernel = tuned(NeonDepthwiseKernel(source, output, residual, (weights.shape[1], weights.shape[2]), strides, dilations, epilogue))
     order = _channels(output.shape[3])
     packed = np.ascontiguousarray(take_channels(weights[..., 0], order).transpose(0, 2, 3, 1))
     order, bias = order.reshape(-1, VECTORS, LANES), centred_bias(weights, bias)

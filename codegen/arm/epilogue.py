@@ -7,15 +7,16 @@ on the way to bytes: a sum that 16 bits do not hold is far outside of what the l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qcc.codegen.arm.intrinsics import LANES
+from qcc.codegen.cpu.epilogue import Epilogue, Output, Requantizer
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.emit import Function, Memory, broadcast, cast, llvm, reinterpret, shuffle
 from qcc.codegen.kernel import View
-from qcc.codegen.x86.epilogue import Epilogue, Output, Requantizer
 from qcc.ir.types import I32, Array
 
 PARAMETERS = View.contiguous(I32, (6,))
@@ -26,19 +27,29 @@ def parameters(form: Requantization) -> Array:
     return np.array([-form.shift, form.zero_point, form.low, form.high, form.residual_multiplier, form.residual_zero_point], np.int32)
 
 
-def epilogue_of(form: Requantization) -> Epilogue:
-    """What the code depends on: here every shift is the same code."""
-    return Epilogue(False, False, form.zero_point != 0, form.residual_zero_point != 0, form.low > 0, form.high < 255)
+@dataclass(frozen=True, slots=True)
+class NeonEpilogue(Epilogue):
+    """Every shift is the same code.
+
+    Attributes:
+        zero_point: there is one.
+    """
+
+    zero_point: bool
+
+    @staticmethod
+    def of(form: Requantization) -> NeonEpilogue:
+        return NeonEpilogue(form.residual_zero_point != 0, form.low > 0, form.high < 255, form.zero_point != 0)
 
 
 class NeonRequantizer(Requantizer):
     """Emits the requantization; the numbers of the layer are loaded once, where it is made."""
 
     def __init__(
-        self, function: Function, epilogue: Epilogue, lanes: int, multipliers: Memory, parameters: Memory, destination: Memory
+        self, function: Function, epilogue: NeonEpilogue, multipliers: Memory, parameters: Memory, destination: Memory
     ) -> None:
-        self.function, self.epilogue, self.lanes = function, epilogue, lanes
-        self.multipliers, self.destination = multipliers, destination
+        super().__init__(function, LANES, destination)
+        self.epilogue, self.multipliers = epilogue, multipliers
         numbers = [function.let(parameters.load(index)) for index in range(PARAMETERS.shape[0])]
         self.shift = broadcast(cast(numbers[0], "int64"), 2)
         self.zero_point = broadcast(cast(numbers[1], "int16"), 8)

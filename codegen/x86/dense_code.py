@@ -1,4 +1,4 @@
-"""The code of the dense family: loops over tiles, a reduction in registers, and what it asks the caches for ahead of time."""
+"""x86's reduction of a dense layer in registers, and what it asks the caches for ahead of time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcc.codegen.cpu.packing import WORD, block_offsets, words
-from qcc.codegen.emit import Function, Memory, Register, broadcast, cast, reinterpret, store_first
-from qcc.codegen.kernel import View
+from qcc.codegen.cpu.dense_code import ImplicitProductCode
+from qcc.codegen.cpu.epilogue import Requantizer
+from qcc.codegen.cpu.packing import WORD, words
+from qcc.codegen.emit import Function, Memory, Register, broadcast, reinterpret
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import Output, Requantizer
+from qcc.codegen.x86.epilogue import HalvesRequantizer
 from qcc.codegen.x86.intrinsics import dot_product_for
 
 if TYPE_CHECKING:
@@ -33,72 +34,19 @@ class Rounds:
     steps: int
 
 
-class DenseCode:
+class DenseCode(ImplicitProductCode):
     """The code of one kernel."""
 
+    kernel: DenseKernel
+
     def __init__(self, kernel: DenseKernel, target: Target) -> None:
-        self.kernel, self.dot = kernel, dot_product_for(target, kernel.lanes)
-        self.function = Function(kernel.operands)
-        memories = list(self.function.operands)
-        self.source = memories.pop(0)
-        self.residual: Memory | None = memories.pop(0) if kernel.residual is not None else None
-        self.weights, self.numbers = memories[:2]
-        self.output = memories[-1]
-        self.requantizer = None
-        if kernel.epilogue is not None:
-            self.requantizer = Requantizer(self.function, kernel.epilogue, kernel.lanes, self.numbers, memories[2], self.output)
-        self.offsets = block_offsets(kernel.output.shape[3] // kernel.groups, kernel.tile.blocks, kernel.lanes)
+        self.dot = dot_product_for(target, kernel.lanes)
 
-    def emit(self) -> Any:
-        from tvm import tirx
+        def requantizing(function: Function, *memories: Memory) -> Requantizer:
+            assert kernel.epilogue is not None
+            return HalvesRequantizer(function, kernel.epilogue, kernel.lanes, *memories)
 
-        kernel, function = self.kernel, self.function
-        images, tile_rows, tile_columns = kernel.pixel_tiles
-        _, rows, columns, _ = kernel.output.shape
-        with function.loop(function.begin, function.end) as task:
-            panel_group, tile = self._divide(task, images * tile_rows * tile_columns)
-            image, rest = self._divide(tile, tile_rows * tile_columns)
-            row, column = self._divide(rest, tile_columns)
-            row = function.let(tirx.Min(row * kernel.tile.rows, tirx.const(rows - kernel.tile.rows, "int32")))
-            column = function.let(tirx.Min(column * kernel.tile.columns, tirx.const(columns - kernel.tile.columns, "int32")))
-            first = function.let(panel_group * kernel.panel_group)
-            with function.loop(first, tirx.Min(first + kernel.panel_group, tirx.const(kernel.panels, "int32"))) as panel:
-                self._tile(panel, self._upcoming(panel_group, tile, panel), image, row, column)
-        return function.finish()
-
-    def _divide(self, value: Any, divisor: int) -> tuple[Any, Any]:
-        from tvm import tirx
-
-        by = tirx.const(divisor, "int32")
-        return self.function.let(tirx.Div(value, by)), self.function.let(tirx.Mod(value, by))
-
-    def _address(self, view: View, image: Any, row: Any, column: Any, channel: Any) -> Any:
-        return self.function.let(image * view.strides[0] + row * view.strides[1] + column * view.strides[2] + channel)
-
-    def _tile(self, panel: Any, upcoming: Any, image: Any, row: Any, column: Any) -> None:
-        from tvm import tirx
-
-        kernel, tile = self.kernel, self.kernel.tile
-        own = kernel.output.shape[3] // kernel.groups
-        group, panel_of_group = self._divide(panel, kernel.panels // kernel.groups)
-        limit = tirx.const(max(0, own - tile.blocks * kernel.lanes), "int32")
-        start = tirx.Min(panel_of_group * (tile.blocks * kernel.lanes), limit)
-        channel = self.function.let(group * own + start)
-        source = self._address(kernel.source, image, row * kernel.strides[0], column * kernel.strides[1],
-                               group * (kernel.source.shape[3] // kernel.groups))
-        accumulators = [[self._initial(panel, block) for block in range(tile.blocks)] for _ in range(tile.pixels)]
-        self._reduce(accumulators, source, self.function.let(panel * (kernel.steps * tile.blocks * kernel.lanes * WORD)), upcoming)
-        output = self._address(kernel.output, image, row, column, channel)
-        residual = None if kernel.residual is None else self._address(kernel.residual, image, row, column, channel)
-        self._finish(accumulators, panel, output, residual)
-
-    def _initial(self, panel: Any, block: int) -> Register:
-        return self.function.register(self.numbers.load(self._numbers(panel, block), self.kernel.lanes))
-
-    def _numbers(self, panel: Any, block: int) -> Any:
-        """Where the bias of a block lies; its multipliers follow."""
-        kernel = self.kernel
-        return (panel * kernel.tile.blocks + block) * (kernel.numbers * kernel.lanes)
+        super().__init__(kernel, requantizing)
 
     def _reduce(self, accumulators: list[list[Register]], source: Any, weights: Any, upcoming: Any) -> None:
         """accumulators += everything under the window; `weights` is the address of the panel, `upcoming` what to ask for."""
@@ -192,23 +140,3 @@ class DenseCode:
             activation = function.let(broadcast(word, lanes))
             for accumulator, vector in zip(accumulators[pixel], vectors, strict=True):
                 accumulator.set(self.dot.emit(accumulator.get(), activation, vector))
-
-    def _finish(self, accumulators: list[list[Register]], panel: Any, output: Any, residual: Any) -> None:
-        kernel, function = self.kernel, self.function
-        lanes, blocks = kernel.lanes, kernel.tile.blocks
-        width = min(lanes, kernel.output.shape[3] // kernel.groups)
-        outputs = []
-        for pixel, (row, column) in enumerate(np.ndindex(kernel.tile.rows, kernel.tile.columns)):
-            address = function.let(output + (row * kernel.output.strides[1] + column * kernel.output.strides[2]))
-            for block in range(blocks):
-                value, channel = accumulators[pixel][block].get(), self.offsets[block]
-                if self.requantizer is None:
-                    store_first(self.output, address + channel, value, width)
-                    continue
-                added = None
-                if self.residual is not None and kernel.residual is not None:
-                    offset = row * kernel.residual.strides[1] + column * kernel.residual.strides[2] + channel
-                    added = cast(self.residual.load(residual + offset, lanes), "int32")
-                outputs.append(Output(value, self._numbers(panel, block) + lanes, address, channel, width, added))
-        if self.requantizer is not None:
-            self.requantizer.store(outputs)

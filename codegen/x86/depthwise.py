@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from qcc.codegen.cpu.depthwise import DepthwiseForm, check_depthwise
 from qcc.codegen.cpu.packing import TAPS, VECTORS, interleaved_channels, pack_numbers, pack_taps
-from qcc.codegen.cpu.requantization import Requantization, is_bytes
+from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import PARAMETERS, Epilogue, lifted_multipliers, parameters_of
+from qcc.codegen.x86.epilogue import PARAMETERS, HalvesEpilogue, lifted_multipliers, parameters_of
 from qcc.codegen.x86.tiles import depthwise_fold, depthwise_rows
-from qcc.errors import CodegenError
 from qcc.ir.types import I8, I32, Array
 
 UNROLLED_ROWS = 16    # source rows under a tile that are unrolled; taller windows loop
@@ -67,29 +67,16 @@ def cover(height: int, width: int, step: int) -> tuple[Quad, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class DepthwiseKernel:
-    """output[n, y, x, c] = epilogue(sum over kh, kw of source[n, y*sh + kh*dh, x*sw + kw*dw, c] * weights[kh, kw, c]).
-
-    Operands: source, [residual], weights, bias (and multipliers), the epilogue's parameters if it has one, and the output.
+class DepthwiseKernel(DepthwiseForm):
+    """A depthwise layer with the dot products of x86.
 
     Attributes:
-        source: u8 (N, H, W, C), channel stride 1.
-        output: (N, OH, OW, C), channel stride 1; u8 with an epilogue, else i32.
-        residual: u8 of the output's shape, channel stride 1, added in the epilogue.
-        window, strides, dilations: of rows and columns.
-        epilogue: the code of the requantization; None writes int32 accumulators with the bias added.
         lanes: 32-bit lanes of a vector.
         rows: output rows computed together.
         fold: output columns that count as one with so many times the channels.
     """
 
-    source: View
-    output: View
-    residual: View | None
-    window: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    epilogue: Epilogue | None
+    epilogue: HalvesEpilogue | None
     lanes: int
     rows: int
     fold: int
@@ -125,11 +112,6 @@ class DepthwiseKernel:
         return across(*self.window) if self.is_tall else cover(*self.window, self.strides[0])
 
     @property
-    def numbers(self) -> int:
-        """Constants per channel: bias and multiplier."""
-        return 1 if self.epilogue is None else 2
-
-    @property
     def operands(self) -> tuple[View, ...]:
         weights = View.contiguous(I8, (self.blocks, len(self.quads), VECTORS, self.lanes, TAPS))
         numbers = View.contiguous(I32, (self.blocks, VECTORS, self.numbers, self.lanes))
@@ -141,11 +123,6 @@ class DepthwiseKernel:
     def tasks(self) -> int:
         images, rows, _, _ = self.output.shape
         return images * -(-rows // self.rows) * self.blocks
-
-    @property
-    def macs(self) -> int:
-        images, rows, columns, channels = self.output.shape
-        return images * rows * columns * channels * self.window[0] * self.window[1]
 
     def emit(self, target: Target) -> Any:
         from qcc.codegen.x86.depthwise_code import DepthwiseCode
@@ -171,9 +148,9 @@ def plan_depthwise(
     Raises:
         CodegenError: shapes, types or strides that the family does not cover.
     """
-    _check(source, weights, strides, dilations, output, requantization, residual)
+    check_depthwise(source, weights, strides, dilations, output, requantization, residual)
     window = (weights.shape[1], weights.shape[2])
-    epilogue = None if requantization is None else Epilogue.of(requantization)
+    epilogue = None if requantization is None else HalvesEpilogue.of(requantization)
     kernel = DepthwiseKernel(source, output, residual, window, strides, dilations, epilogue, target.lanes, 1, 1)
     _, rows, columns, channels = output.shape
     views = [source, output] + ([residual] if residual is not None else [])
@@ -185,20 +162,3 @@ def plan_depthwise(
     if requantization is None:
         return kernel, (packed, pack_numbers(bias, None, order))
     return kernel, (packed, pack_numbers(bias, lifted_multipliers(requantization), order), parameters_of(requantization))
-
-
-def _check(
-    source: View, weights: Array, strides: tuple[int, int], dilations: tuple[int, int], output: View,
-    requantization: Requantization | None, residual: View | None,
-) -> None:
-    extents = [(n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(source.shape[1:3], weights.shape[1:3], dilations, strides, strict=True)]
-    shape = (source.shape[0], *extents, source.shape[3])
-    kind, typed = ("i32", output.dtype == I32) if requantization is None else ("u8", is_bytes(output))
-    views = [source, output] + ([residual] if residual is not None else [])
-    unit = all(view.strides[3] == 1 for view in views)
-    added = residual is None or (requantization is not None and residual.shape == output.shape and is_bytes(residual))
-    single = weights.shape[0] == source.shape[3] and weights.shape[3] == 1
-    if not (single and unit and added and is_bytes(source) and typed and output.shape == shape):
-        raise CodegenError(
-            f"depthwise layer of source {source}, weights {weights.shape}, strides {strides}, dilations {dilations}: expected one window "
-            f"per channel, an output of {kind} {shape} and channels that lie side by side, got output {output}, residual {residual}")

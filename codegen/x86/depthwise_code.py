@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from qcc.codegen.cpu.epilogue import Output, Requantizer
 from qcc.codegen.cpu.packing import TAPS, VECTORS
 from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret, shuffle, store_first
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import PAIRED, Output, Requantizer
+from qcc.codegen.x86.epilogue import PAIRED, HalvesRequantizer
 from qcc.codegen.x86.intrinsics import dot_product_for
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class DepthwiseCode:
         self.output = memories[-1]
         self.requantizer = None
         if kernel.epilogue is not None:
-            self.requantizer = Requantizer(self.function, kernel.epilogue, kernel.lanes, self.numbers, memories[2], self.output)
+            self.requantizer = HalvesRequantizer(self.function, kernel.epilogue, kernel.lanes, self.numbers, memories[2], self.output)
 
     def emit(self) -> Any:
         from tvm import tirx

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from qcc.arith import INT32_MAX
+from qcc.codegen.cpu.epilogue import Epilogue, Output, Requantizer
 from qcc.codegen.cpu.requantization import Requantization
-from qcc.codegen.emit import Function, Memory, broadcast, cast, constant, llvm, reinterpret, shuffle, store_first
+from qcc.codegen.emit import Function, Memory, broadcast, cast, constant, llvm, reinterpret, shuffle
 from qcc.codegen.kernel import View
 from qcc.ir.types import I32, Array
 
@@ -30,7 +31,6 @@ PARAMETERS = View.contiguous(I32, (10,))
 LEAST_SHIFT = 33       # of a sum of which only the high half matters
 MOST_LIFT = 22         # bits; a residual less its zero point still fits 32 bits, and its product 62
 PACKED_SHIFT = 7       # bits that are shifted after narrowing to 16 bits: of 2^15 >> 7, bytes are saturated
-NARROWED = 4           # vectors that become one of bytes
 PAIRED = (0, 2, 1, 3)  # channels of four lanes: those of even lanes come first when products are brought together
 
 
@@ -68,54 +68,25 @@ def parameters_of(form: Requantization) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class Epilogue:
-    """The part of a requantization that is code: numbers stand in the constants.
+class HalvesEpilogue(Epilogue):
+    """The zero point is part of the rounding.
 
     Attributes:
         halves: only the high halves of the sums matter.
         deep: they are shifted before they are narrowed, too.
-        zero_point: there is one that is a step of its own (here it is part of the rounding).
-        residual_zero_point: there is one.
-        clamps_low, clamps_high: to more than 0 and less than 255 (which narrowing does anyway).
     """
 
     halves: bool
     deep: bool
-    zero_point: bool
-    residual_zero_point: bool
-    clamps_low: bool
-    clamps_high: bool
 
     @staticmethod
-    def of(form: Requantization) -> Epilogue:
+    def of(form: Requantization) -> HalvesEpilogue:
         halves = lift_of(form) is not None
-        return Epilogue(halves, not halves or form.shift > 32 + PACKED_SHIFT, False, form.residual_zero_point != 0,
-                        form.low > 0, form.high < 255)
+        deep = not halves or form.shift > 32 + PACKED_SHIFT
+        return HalvesEpilogue(form.residual_zero_point != 0, form.low > 0, form.high < 255, halves, deep)
 
 
-@dataclass(frozen=True)
-class Output:
-    """One vector to requantize, and where it goes: `channel` elements after the address of its pixel.
-
-    Attributes:
-        accumulator: int32xL.
-        multipliers: where its channels' multipliers lie.
-        pixel: offset of the pixel in the destination.
-        channel: of the first lane, relative to the pixel. Outputs whose pixel is the same variable and whose channels follow each
-            other can be stored together.
-        width: lanes to store.
-        residual: the bytes to add, as int32xL, or None.
-    """
-
-    accumulator: Any
-    multipliers: Any
-    pixel: Any
-    channel: int
-    width: int
-    residual: Any = None
-
-
-class Requantizer:
+class HalvesRequantizer(Requantizer):
     """Emits the requantization; the numbers of the layer are loaded once, where it is made.
 
     Accumulators whose lanes are in PAIRED order come out in the order of the channels, and the other way round; residuals always stand in
@@ -123,10 +94,10 @@ class Requantizer:
     """
 
     def __init__(
-        self, function: Function, epilogue: Epilogue, lanes: int, multipliers: Memory, parameters: Memory, destination: Memory
+        self, function: Function, epilogue: HalvesEpilogue, lanes: int, multipliers: Memory, parameters: Memory, destination: Memory
     ) -> None:
-        self.function, self.epilogue, self.lanes = function, epilogue, lanes
-        self.multipliers, self.destination = multipliers, destination
+        super().__init__(function, lanes, destination)
+        self.epilogue, self.multipliers = epilogue, multipliers
         numbers = [function.let(parameters.load(index)) for index in range(PARAMETERS.shape[0])]
         self.shift = broadcast(numbers[0], lanes) if epilogue.halves else broadcast(cast(numbers[0], "int64"), lanes // 2)
         self.packed_shift = function.let(cast(numbers[1], "int16"))
@@ -136,13 +107,6 @@ class Requantizer:
         self.residual_zero_point, self.lift = (broadcast(number, lanes) for number in numbers[6:8])
         rounding = cast(numbers[9], "int64") << constant(32, "int64") | cast(cast(numbers[8], "uint32"), "int64")
         self.rounding = broadcast(rounding, lanes // 2)
-
-    def store(self, outputs: Sequence[Output]) -> None:
-        """Requantize and store, four vectors at a time."""
-        for start in range(0, len(outputs), 4):
-            four = outputs[start : start + 4]
-            packed = self.narrow([self.scale(output) for output in four])
-            self._write(self.in_order(packed), four)
 
     def scale(self, output: Output) -> Any:
         """High halves of acc * m + (r - z2) * m2, shifted as far as `narrow` cannot, as int32; saturated to 16 bits at least."""
@@ -215,16 +179,3 @@ class Requantizer:
         groups = lanes // 4    # of 128 bits, within which the packs work
         order = [group * 4 + vector for vector in range(4) for group in range(groups)]
         return let(reinterpret(shuffle([let(reinterpret(packed, f"int32x{lanes}"))], order), f"uint8x{4 * lanes}"))
-
-    def _write(self, packed: Any, outputs: Sequence[Output]) -> None:
-        """Vectors that are neighbours in memory are stored by one instruction."""
-        index = 0
-        while index < len(outputs):
-            first, run = outputs[index], 1
-            while first.width == self.lanes and index + run < len(outputs):
-                other = outputs[index + run]
-                if other.pixel is not first.pixel or (other.channel, other.width) != (first.channel + run * self.lanes, self.lanes):
-                    break
-                run += 1
-            store_first(self.destination, first.pixel + first.channel, packed, first.width * run, index * self.lanes)
-            index += run

@@ -1,13 +1,19 @@
-"""Tables of kernel families: x86 here, ARM in codegen/arm/rules.py; and how each is planned from nodes, constants and places."""
+"""The table of kernel families of a CPU, and how each is planned from nodes, constants and places.
+
+What the table needs of an architecture is an `Architecture`: how it plans the layers for which it has instructions of its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
 
 from qcc.codegen.cpu.border import plan_dequantize, plan_quantize
-from qcc.codegen.cpu.elementwise import plan_clamp, plan_multiply, plan_requantize
+from qcc.codegen.cpu.elementwise import plan_clamp, plan_multiply
 from qcc.codegen.cpu.lookup import plan_lookup
 from qcc.codegen.cpu.pool import plan_global_sum, plan_window_max, plan_window_sum
 from qcc.codegen.cpu.requantization import Requantization
@@ -18,8 +24,6 @@ from qcc.codegen.kernel import Kernel, View
 from qcc.codegen.moves import is_move, plan_move
 from qcc.codegen.placing import DENSE, Capabilities, Place
 from qcc.codegen.te import TeKernel
-from qcc.codegen.x86.dense import plan_dense
-from qcc.codegen.x86.depthwise import plan_depthwise
 from qcc.ir import Array, DType, Graph, Node
 from qcc.ir.types import U8
 from qcc.ops import (
@@ -38,6 +42,28 @@ from qcc.ops import (
 
 STRIDED = Capabilities(True)
 SCATTERED = Capabilities(True, scattered=True)
+Planned = tuple[Kernel, tuple[Array, ...]]
+
+
+def any_weights(weights: Array) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How one architecture plans what is written for its instructions. Kernel and constants come in the order of the operands.
+
+    Attributes:
+        plan_dense: (source, weights, bias, strides, dilations, groups, output, requantization, residual, target, tuned=...).
+        plan_depthwise: the same without groups.
+        plan_requantize: (op, views of the terms, multipliers, destination).
+        takes: whether the kernels of linear layers compute with such weights (i8 [OC, ...]).
+    """
+
+    plan_dense: Callable[..., Planned]
+    plan_depthwise: Callable[..., Planned]
+    plan_requantize: Callable[[Requantize, Sequence[View], Sequence[Array], View], Planned]
+    takes: Callable[[Array], bool] = any_weights
 
 
 def requantization(site: Site) -> Requantization | None:
@@ -80,7 +106,8 @@ def is_deep_linear(graph: Graph, entry: Group) -> bool:
     return is_linear(graph, entry) and graph.types[entry.node.inputs[0]].rank > 4
 
 
-def plan_linear(site: Site) -> list[Call]:
+def plan_linear(architecture: Architecture, site: Site) -> list[Call]:
+    """A convolution or matrix product, with what follows it."""
     node, requantize = site.group.node, site.group.requantize
     x, y = site.place(node.inputs[0]), site.place(site.group.outputs[0])
     residual = site.place(requantize.inputs[2]) if requantize is not None and len(requantize.inputs) > 2 else None
@@ -88,17 +115,12 @@ def plan_linear(site: Site) -> list[Call]:
     op = node.op if isinstance(node.op, IntegerConvolution) else IntegerConvolution()
     if isinstance(node.op, IntegerMatMul):
         weights = weights[:, None, None, :]
-    source, target = image(x.view), image(y.view)
-    added = None if residual is None else image(residual.view)
-    kernel: Kernel
+    form = (image(x.view), weights, bias, op.strides, op.dilations)
+    after = (image(y.view), requantization(site), None if residual is None else image(residual.view), site.target)
     if is_depthwise(site.graph, site.group):
-        kernel, constants = plan_depthwise(
-            source, weights, bias, op.strides, op.dilations, target, requantization(site), added, site.target, site.tuned
-        )
+        kernel, constants = architecture.plan_depthwise(*form, *after, tuned=site.tuned)
     else:
-        kernel, constants = plan_dense(
-            source, weights, bias, op.strides, op.dilations, op.groups, target, requantization(site), added, site.target, tuned=site.tuned
-        )
+        kernel, constants = architecture.plan_dense(*form, op.groups, *after, tuned=site.tuned)
     return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
 
 
@@ -109,13 +131,13 @@ def is_requantize(graph: Graph, entry: Group) -> bool:
     return all(zero == 0 or graph.types[name].dtype.bits <= 16 for name, zero in zip(entry.node.inputs[::2], op.zero_points, strict=True))
 
 
-def plan_elementwise(site: Site) -> list[Call]:
+def plan_elementwise(architecture: Architecture, site: Site) -> list[Call]:
     """Sums of scaled terms, some of which may be constants."""
     node = site.group.node
     terms = [site.argument(name) for name in node.inputs[::2]]
     y = site.place(node.outputs[0])
     multipliers = [site.constant(name) for name in node.inputs[1::2]]
-    kernel, constants = plan_requantize(cast(Requantize, node.op), [view_of(term) for term in terms], multipliers, y.view)
+    kernel, constants = architecture.plan_requantize(cast(Requantize, node.op), [view_of(term) for term in terms], multipliers, y.view)
     return [Call(site.label, kernel, (*terms, *constants, y))]
 
 
@@ -223,18 +245,28 @@ def plan_dequantizes(site: Site) -> list[Call]:
     return [Call(site.label, kernel, (x, *constants, y))]
 
 
-FAMILIES: tuple[Family, ...] = (
-    Family("deep linear", is_deep_linear, DENSE, plan_linear),
-    Family("linear", is_linear, STRIDED, plan_linear),
-    Family("requantize", is_requantize, STRIDED, plan_elementwise),
-    Family("product", is_product, STRIDED, plan_product),
-    Family("sum", is_pooled_sum, STRIDED, plan_pooled_sum),
-    Family("maximum", is_byte_maximum, STRIDED, plan_maximum),
-    Family("lookup", is_lookup, STRIDED, plan_table),
-    Family("clamp", is_clamp, STRIDED, plan_clamps),
-    Family("move", is_move, STRIDED, plan_move),
-    Family("quantize", is_quantize, SCATTERED, plan_quantizes),
-    Family("dequantize", is_dequantize, SCATTERED, plan_dequantizes),
-    Family("float", is_island, DENSE, plan_island),
-    Family("generic", takes_anything, DENSE, plan_generic),
-)
+def families(architecture: Architecture) -> tuple[Family, ...]:
+    """The table of an architecture; the first family that takes a group plans it."""
+
+    def fits(graph: Graph, entry: Group) -> bool:
+        return is_linear(graph, entry) and architecture.takes(graph.constants[entry.node.inputs[1]])
+
+    def fits_deep(graph: Graph, entry: Group) -> bool:
+        return is_deep_linear(graph, entry) and fits(graph, entry)
+
+    linear, elementwise = partial(plan_linear, architecture), partial(plan_elementwise, architecture)
+    return (
+        Family("deep linear", fits_deep, DENSE, linear),
+        Family("linear", fits, STRIDED, linear),
+        Family("requantize", is_requantize, STRIDED, elementwise),
+        Family("product", is_product, STRIDED, plan_product),
+        Family("sum", is_pooled_sum, STRIDED, plan_pooled_sum),
+        Family("maximum", is_byte_maximum, STRIDED, plan_maximum),
+        Family("lookup", is_lookup, STRIDED, plan_table),
+        Family("clamp", is_clamp, STRIDED, plan_clamps),
+        Family("move", is_move, STRIDED, plan_move),
+        Family("quantize", is_quantize, SCATTERED, plan_quantizes),
+        Family("dequantize", is_dequantize, SCATTERED, plan_dequantizes),
+        Family("float", is_island, DENSE, plan_island),
+        Family("generic", takes_anything, DENSE, plan_generic),
+    )
