@@ -30,7 +30,7 @@ def __getattr__(name: str) -> Any:
 def compile(
     model: Any,
     target: str = "host",
-    bits: int = 8,
+    bits: int | str = 8,
     calibration_data: Any = None,
     *,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -46,7 +46,8 @@ def compile(
 
     Args:
         model: path, bytes or onnx.ModelProto; never modified.
-        target, bits, input_shapes, name, io, tune: see `Recipe`; all are taken from `recipe` if that is given.
+        bits: of weights and activations, or both as in "w4a8".
+        target, input_shapes, name, io, tune: see `Recipe`; these and bits are taken from `recipe` if that is given.
         calibration_data: batches of inputs: an iterable or callable of dicts, tuples or arrays, an object with `get_next()`, a .npz or
             .npy file, or a folder of them or of images, for which `data_options` say how pixels become numbers.
         tuning_record: the tuning.json of an artifact, to choose the same kernels again without measuring.
@@ -58,9 +59,8 @@ def compile(
     from qcc.compiler import compile_model, silent
     from qcc.data import calibration_batches
     from qcc.recipe import Recipe as RecipeType
+    from qcc.recipe import bit_widths
 
-    chosen = recipe or RecipeType(
-        target=target, name=name, weight_bits=bits, activation_bits=bits, io=io, tune=tune, input_shapes=dict(input_shapes or {})
-    )
+    chosen = recipe or RecipeType(target, name, *bit_widths(str(bits)), io=io, tune=tune, input_shapes=dict(input_shapes or {}))
     batches = None if calibration_data is None else lambda inputs: calibration_batches(calibration_data, inputs, data_options)
     return compile_model(model, batches, chosen, progress or silent, tuning_record)

@@ -23,7 +23,7 @@ from qcc.ir import Array, Graph, Pipeline, TensorType, dump, verify
 from qcc.onnx import FloatRunner, export_node, import_model
 from qcc.passes.calibrate import Batches, Range, collect
 from qcc.passes.integer import prove, to_integer
-from qcc.passes.quantize import Placement, encode, place
+from qcc.passes.quantize import Placement, Precision, encode, place
 from qcc.passes.rounding import Options, correct, thinned
 from qcc.passes.simplify import SIMPLIFY
 from qcc.recipe import Recipe
@@ -62,7 +62,7 @@ def compile_model(
         placement = place(graph, recipe.io == "integer")                              # decide: what becomes integers
         batches = calibration({name: graph.types[name] for name in graph.inputs}) if callable(calibration) else calibration
         ranges = measure(graph, placement, batches, recipe, progress)                 # measure: the values' ranges
-        nearest = encode(graph, placement, ranges, recipe.weight_bits, recipe.activation_bits)    # FLOAT -> QDQ
+        nearest = encode(graph, placement, ranges, precision_of(recipe))              # FLOAT -> QDQ
         quantized = refine(graph, nearest, placement, batches, recipe, progress)      # weights by their effect, biases corrected
         verify(quantized)
         integer = to_integer(quantized, placement, recipe.io == "integer")            # QDQ -> INTEGER: dyadic multipliers
@@ -105,6 +105,11 @@ def refine(
         return quantized
     samples = thinned(calibration, graph, recipe.correction_samples)
     return correct(graph, quantized, placement, samples, prepare, options, lambda done, total: progress("rounding", done, total))[0]
+
+
+def precision_of(recipe: Recipe) -> Precision:
+    """The recipe's widths."""
+    return Precision(recipe.weight_bits, recipe.activation_bits, recipe.weights, recipe.activations)
 
 
 def prepare(graph: Graph, values: Sequence[str]) -> Callable[[Mapping[str, Array]], Mapping[str, Array]]:

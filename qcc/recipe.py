@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,6 +16,8 @@ OBSERVERS = ("minmax", "average", "percentile", "mse")
 ROUNDINGS = ("auto", "nearest")
 CORRECTIONS = ("auto", "affine", "bias", "none")
 BORDERS = ("float", "integer")
+WIDTH_TABLES = ("weights", "activations")
+WIDTHS = range(2, 9)
 TUNING_LEVELS = ("none", "quick", "full")
 
 
@@ -25,7 +28,8 @@ class Recipe:
     Attributes:
         target: name of the machine (codegen/target.py), "host" included; the artifact's recipe holds the resolved name.
         name: C identifier of the library; empty: from the model's file name.
-        weight_bits, activation_bits: width of weights (2 to 8, stored one per byte) and of values between layers (8).
+        weight_bits, activation_bits: width of weights and of values between layers, 2 to 8, stored one per byte.
+        weights, activations: other widths, by the name of a layer (of the value that it computes) and by the name of a value.
         observer: how ranges are measured: "minmax"; "average" of the batches' extremes; "percentile" of the values seen;
             "mse", the range whose rounding and clipping together err least.
         percentile: share of values inside the range, in percent (both tails together lose the rest).
@@ -50,12 +54,17 @@ class Recipe:
     io: str = "float"
     tune: str = "none"
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    weights: Mapping[str, int] = field(default_factory=dict)
+    activations: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises RecipeError for values that make no sense."""
-        if not 2 <= self.weight_bits <= 8 or self.activation_bits != 8:
-            widths = f"w{self.weight_bits}a{self.activation_bits}"
-            raise RecipeError(f"bits {widths} are not supported yet: expected weights of 2 to 8 bits and activations of 8, such as w4a8")
+        widths = {"weight_bits": self.weight_bits, "activation_bits": self.activation_bits}
+        widths |= {f"weights.{name}": bits for name, bits in self.weights.items()}
+        widths |= {f"activations.{name}": bits for name, bits in self.activations.items()}
+        for name, bits in widths.items():
+            if bits not in WIDTHS:
+                raise RecipeError(f"{name} = {bits} is out of range: expected {WIDTHS[0]} to {WIDTHS[-1]} bits")
         if self.observer not in OBSERVERS:
             raise RecipeError(f"observer {self.observer!r} is unknown: expected one of {', '.join(OBSERVERS)}")
         if not 50.0 < self.percentile <= 100.0:
@@ -92,6 +101,8 @@ class Recipe:
                 raise RecipeError(f"{origin}: {key} = {value!r} has the wrong kind, expected for example {known[key]!r}")
         if "input_shapes" in values:
             values["input_shapes"] = {name: _shape(origin, name, shape) for name, shape in values["input_shapes"].items()}
+        for table in WIDTH_TABLES:
+            values[table] = {name: _width(origin, f"{table}.{name}", bits) for name, bits in values.get(table, {}).items()}
         return Recipe(**values)
 
     @staticmethod
@@ -104,14 +115,33 @@ class Recipe:
 
     def dumps(self) -> str:
         """The recipe as TOML, all keys written out."""
-        lines = []
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name != "input_shapes":
-                lines.append(f"{f.name} = {json.dumps(value)}")
-        lines.append("\n[input_shapes]")
-        lines += [f"{json.dumps(name)} = {list(shape)}" for name, shape in sorted(self.input_shapes.items())]
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if not isinstance(value, Mapping)]
+        for name, table in values.items():
+            if isinstance(table, Mapping):
+                lines.append(f"\n[{name}]")
+                lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in sorted(table.items())]
         return "\n".join(lines) + "\n"
+
+
+def bit_widths(text: str) -> tuple[int, int]:
+    """Widths of weights and activations from "8" (both) or "w4a8".
+
+    Raises:
+        RecipeError: the text is neither.
+    """
+    match = re.fullmatch(r"(\d{1,2})|w(\d{1,2})a(\d{1,2})", text)
+    widths = (0, 0) if match is None else (int(match[1] or match[2]), int(match[1] or match[3]))
+    if any(bits not in WIDTHS for bits in widths):
+        ends = f"{WIDTHS[0]} to {WIDTHS[-1]}"
+        raise RecipeError(f"bits {text!r}: expected a width of {ends} bits for weights and activations, or one for each, such as w4a8")
+    return widths
+
+
+def _width(origin: str, name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise RecipeError(f"{origin}: {name} = {value!r} is no width, expected a number of bits such as 4")
+    return value
 
 
 def _shape(origin: str, name: str, value: Any) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from qcc.codegen.kernel import View
 from qcc.codegen.nest import Nest, load, store, walk
 from qcc.errors import CodegenError
 from qcc.ir import Array
-from qcc.ir.types import I32, U8
+from qcc.ir.types import I32
 from qcc.ops import Requantize
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def plan_requantize(
         if zero and view.dtype.bits > 16:
             raise CodegenError(f"requantize: a zero point of {zero} on {view.dtype} could overflow: use the generic kernel")
     peaks = [max(abs(bound - zero) for bound in view.dtype.range) for view, zero in zip(terms, op.zero_points, strict=True)]
-    narrow = len(terms) <= 2 and all(view.dtype == U8 for view in terms)
+    narrow = len(terms) <= 2 and all(view.dtype.is_byte for view in terms)
     return _planned(op, scaling(op, multipliers, peaks, op.zero_points, narrow), terms, destination, False)
 
 

@@ -15,7 +15,6 @@ from qcc.codegen.kernel import View
 from qcc.codegen.nest import Nest, load, store, walk
 from qcc.errors import CodegenError
 from qcc.ir import Array
-from qcc.ir.types import U8, DType
 
 if TYPE_CHECKING:
     from qcc.codegen.target import Target
@@ -100,6 +99,6 @@ def _permuted(function: Function, words: Sequence[Any], x: Any, dtype: str) -> A
 
 def plan_lookup(source: View, table: Array, destination: View) -> tuple[LookupKernel, tuple[Array]]:
     """The kernel of a Lookup node, and its table ([256], or [C, 256] per index of the last axis)."""
-    if source.dtype != U8 or DType.of(table.dtype) != destination.dtype:
+    if not source.dtype.is_byte or table.dtype != destination.dtype.numpy:
         raise CodegenError(f"lookup of {source.dtype} in a table of {table.dtype} into {destination.dtype}")
     return LookupKernel(source, destination, table.ndim == 2), (table,)

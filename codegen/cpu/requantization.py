@@ -13,7 +13,7 @@ from qcc.ir.types import Array
 
 def is_bytes(view: View) -> bool:
     """Whether a view's elements are unsigned and lie one per byte (types of fewer than eight bits, too)."""
-    return view.dtype.kind == "u" and view.dtype.bytes == 1
+    return view.dtype.is_byte
 
 
 @dataclass(frozen=True, eq=False)

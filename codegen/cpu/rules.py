@@ -25,7 +25,6 @@ from qcc.codegen.moves import is_move, plan_move
 from qcc.codegen.placing import DENSE, Capabilities, Place
 from qcc.codegen.te import TeKernel
 from qcc.ir import Array, DType, Graph, Node
-from qcc.ir.types import U8
 from qcc.ops import (
     Clamp,
     Dequantize,
@@ -177,7 +176,7 @@ def plan_pooled_sum(site: Site) -> list[Call]:
 
 
 def is_byte_maximum(graph: Graph, entry: Group) -> bool:
-    return isinstance(entry.node.op, WindowMax) and graph.types[entry.label].dtype == U8
+    return isinstance(entry.node.op, WindowMax) and graph.types[entry.label].dtype.is_byte
 
 
 def plan_maximum(site: Site) -> list[Call]:

@@ -13,6 +13,7 @@ from qcc.ops import Convolution
 from qcc.passes.calibrate import Range
 from qcc.passes.quantize.forms import Form
 from qcc.passes.quantize.placement import Placement
+from qcc.passes.quantize.precision import Precision
 
 BIAS_LIMIT = 2**24          # far below int32's end, and so small that multipliers of 30 bits keep a bias within 2**-7 of a step
 SMALLEST_SCALE = 2.0**-100  # keeps scales and their products far from float32's and the dyadic form's ends
@@ -50,22 +51,28 @@ def weight_encoding(weights: Array, bias: Array | None, input_scale: float, bits
     return Encoding(DType("i", bits), tuple(float(s) for s in scale), (0,) * len(scale), axis)
 
 
-def encode(graph: Graph, placement: Placement, ranges: Mapping[str, Range], weight_bits: int, activation_bits: int) -> Graph:
-    """before: conv(%x: f32, %w: f32)    after: conv(%x: f32 <u8 ...>, %w: f32 <i8 axis=0 ...>), stage QDQ."""
+def encode(graph: Graph, placement: Placement, ranges: Mapping[str, Range], precision: Precision) -> Graph:
+    """before: conv(%x: f32, %w: f32)    after: conv(%x: f32 <u8 ...>, %w: f32 <i8 axis=0 ...>), stage QDQ.
+
+    Raises:
+        ModelError: weights that are not finite.
+        RecipeError: `precision` names what the network does not have, or different widths for values that share an encoding.
+    """
+    precision.check(graph, placement)
     encodings: dict[str, Encoding] = {}
     for group in placement.ties:
         union = ranges[group[0]]
         for name in group[1:]:
             union = union.union(ranges[name])
-        encodings.update(dict.fromkeys(group, activation_encoding(union, activation_bits)))
+        encodings.update(dict.fromkeys(group, activation_encoding(union, precision.of_values(group, graph.inputs))))
     constants, types, nodes = dict(graph.constants), dict(graph.types), []
     for node in graph.nodes:
         if placement.forms.get(node.outputs[0]) is Form.LINEAR:
             weight = node.inputs[1]
             bias = constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
-            axis = 0 if isinstance(node.op, Convolution) else 1
+            axis, bits = 0 if isinstance(node.op, Convolution) else 1, precision.of_weights(node.outputs[0])
             try:
-                encoding = weight_encoding(constants[weight], bias, encodings[node.inputs[0]].scale[0], weight_bits, axis)
+                encoding = weight_encoding(constants[weight], bias, encodings[node.inputs[0]].scale[0], bits, axis)
             except ModelError as error:
                 raise ModelError(f"{node.op} %{node.outputs[0]}, weights %{weight}: {error}") from error
             if weight in encodings:    # a second reader of the same weights has scales of its own

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from qcc.recipe import Recipe
     from qcc.runtime import Manifest
 
-BITS = "8, 4, mixed, or wXaY such as w4a8"
+BITS = "8, 4, or wXaY such as w4a8"
 _LISTED = 20
 
 
@@ -101,7 +100,7 @@ def recipe_of(options: Mapping[str, Any], given: set[str]) -> Recipe:
     Raises:
         UsageError: an option cannot be read, or asks for what does not exist.
     """
-    from qcc.recipe import Recipe
+    from qcc.recipe import Recipe, bit_widths
 
     recipe = Recipe() if options["recipe_file"] is None else Recipe.load(options["recipe_file"])
     changes: dict[str, Any] = {name: options[name] for name in _RECIPE_OPTIONS if name in given}
@@ -125,19 +124,6 @@ def record_of(options: Mapping[str, Any], given: set[str], recipe: Recipe) -> Pa
         return cast("Path | None", named)
     beside: Path = recipe_file.parent / "tuning.json"
     return beside if beside.is_file() else None
-
-
-def bit_widths(text: str) -> tuple[int, int]:
-    """Widths of weights and activations; UsageError for what is no width, or is not supported."""
-    if text == "mixed":
-        raise UsageError("--bits mixed is not supported yet: expected 8; choosing bits layer by layer is not part of this version")
-    match = re.fullmatch(r"(\d{1,2})|w(\d{1,2})a(\d{1,2})", text)
-    if match is None:
-        raise UsageError(f"--bits {text!r}: expected {BITS}")
-    widths = int(match[1] or match[2]), int(match[1] or match[3])
-    if not 2 <= widths[0] <= 8 or widths[1] != 8:
-        raise UsageError(f"--bits {text} is not supported yet: expected 8, or wXa8 with weights of 2 to 8 bits such as w4a8")
-    return widths
 
 
 def report_of(model: Path, output: Path, artifact: Artifact, manifest: Manifest, seconds: float) -> dict[str, Any]:

@@ -41,6 +41,11 @@ class DType:
         return self.kind in "iu"
 
     @property
+    def is_byte(self) -> bool:
+        """Whether it is an unsigned integer of up to 8 bits, the type of activations."""
+        return self.kind == "u" and self.bits <= 8
+
+    @property
     def range(self) -> tuple[int, int]:
         """The smallest and the largest value of an integer type."""
         if self.kind == "i":

@@ -40,7 +40,7 @@ class IntegerConvolution(Op):
         )
         x, w, bias = inputs
         expect(
-            x.dtype == U8 and w.dtype.kind == "i" and w.dtype.bits <= 8 and bias.dtype == I32,
+            x.dtype.is_byte and w.dtype.kind == "i" and w.dtype.bits <= 8 and bias.dtype == I32,
             f"integer_convolution of {x.dtype}, {w.dtype}, {bias.dtype}",
         )
         expect(
@@ -99,7 +99,7 @@ class IntegerMatMul(Op):
         )
         x, w, bias = inputs
         expect(
-            x.dtype == U8 and w.dtype.kind == "i" and w.dtype.bits <= 8 and bias.dtype == I32,
+            x.dtype.is_byte and w.dtype.kind == "i" and w.dtype.bits <= 8 and bias.dtype == I32,
             f"integer_matmul of {x.dtype}, {w.dtype}, {bias.dtype}",
         )
         expect(
@@ -133,7 +133,7 @@ class IntegerMultiply(Op):
     elementwise = True
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
-        expect(len(inputs) == 2 and all(t.dtype == U8 for t in inputs), "integer_multiply takes two u8 tensors")
+        expect(len(inputs) == 2 and all(t.dtype.is_byte for t in inputs), "integer_multiply takes two tensors of unsigned bytes")
         return (TensorType(I32, broadcast(self.name, *inputs).shape),)
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:
@@ -229,7 +229,7 @@ class Lookup(Op):
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         x, table = inputs
         expect(
-            x.dtype == U8 and table.dtype.is_integer and table.shape in ((256,), (*x.shape[-1:], 256)),
+            x.dtype.is_byte and table.dtype.is_integer and table.shape in ((256,), (*x.shape[-1:], 256)),
             f"lookup of {x.dtype}{list(x.shape)} in {list(table.shape)}",
         )
         return (TensorType(table.dtype, x.shape),)

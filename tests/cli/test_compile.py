@@ -126,10 +126,8 @@ def test_the_model_is_never_changed(qcc: Run, shared: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--bits", "4"], "--bits 4 is not supported yet: expected 8"),
-        (["--bits", "mixed"], "--bits mixed is not supported yet"),
-        (["--bits", "w4a4"], "--bits w4a4 is not supported yet"),
-        (["--bits", "eight"], "--bits 'eight': expected 8, 4, mixed, or wXaY such as w4a8"),
+        (["--bits", "w1a8"], "bits 'w1a8': expected a width of 2 to 8 bits"),
+        (["--bits", "eight"], "bits 'eight': expected a width of 2 to 8 bits"),
         (["--input-shape", "image"], "--input-shape 'image': expected NAME:1x3x224x224"),
         (["--input-shape", "image:1x-3"], "expected NAME:1x3x224x224"),
         (["--input-shape", "a:1", "--input-shape", "a:2"], "input 'a' is given twice"),
@@ -152,7 +150,9 @@ def test_options_that_are_refused(qcc: Run, shared: Any, tmp_path: Path, options
 @pytest.mark.parametrize(
     ("text", "message"),
     [("bits = 8", "unknown keys bits"), ("observer = 3", "observer = 3 has the wrong kind"), ("= 3", "is not TOML"),
-     ("activation_bits = 4", "w8a4 are not supported yet"), ('[input_shapes]\nimage = "big"', "the shape of input 'image'")],
+     ("activation_bits = 1", "activation_bits = 1 is out of range"), ("[weights]\nnowhere = 4", "[weights] names nowhere"),
+     ("[activations]\nx = true", "activations.x = True is no width"),
+     ('[input_shapes]\nimage = "big"', "the shape of input 'image'")],
 )
 def test_recipes_that_are_refused(qcc: Run, shared: Any, tmp_path: Path, text: str, message: str) -> None:
     recipe = tmp_path / "recipe.toml"

@@ -16,6 +16,7 @@ from qcc.artifact import Artifact
 from qcc.codegen.target import TARGETS, host_features
 from qcc.ir import DType
 from qcc.models import zoo as model_zoo
+from qcc.ops import Convolution
 from qcc.recipe import Recipe
 
 Array = npt.NDArray[Any]
@@ -72,16 +73,36 @@ def test_bundled_networks(
     assert summary.arena_bytes <= 1.15 * summary.arena_lower_bound
 
 
-@pytest.mark.parametrize("bits", [2, 4, 7])
-def test_weights_of_few_bits(bits: int, tmp_path: Path, rng: np.random.Generator, zoo: Callable[[str], Path],
-                             samples: Callable[..., list[dict[str, Array]]]) -> None:
-    feeds = samples("kws_dscnn", 4)
-    artifact = qcc.compile(zoo("kws_dscnn"), calibration_data=feeds, recipe=Recipe(weight_bits=bits))
+@pytest.mark.parametrize(
+    ("name", "bits", "activation_bits"), [("kws_dscnn", 2, 8), ("kws_dscnn", 7, 3), ("lenet5_mnist", 4, 4), ("resnet8_cifar10", 4, 4)]
+)
+def test_few_bits(
+    name: str, bits: int, activation_bits: int, tmp_path: Path, rng: np.random.Generator, zoo: Callable[[str], Path],
+    samples: Callable[..., list[dict[str, Array]]],
+) -> None:
+    feeds = samples(name, 4)
+    artifact = qcc.compile(zoo(name), calibration_data=feeds, recipe=Recipe(weight_bits=bits, activation_bits=activation_bits))
     artifact.save(tmp_path / "out")
     weights = [array for name, array in artifact.graph.constants.items() if artifact.graph.types[name].dtype == DType("i", bits)]
     assert weights
     assert max(int(np.abs(array).max()) for array in weights) == 2 ** (bits - 1) - 1
+    assert {type.dtype.bits for type in artifact.graph.types.values() if type.dtype.is_byte} == {activation_bits, 8}   # 8: the input
     assert_exact(artifact, tmp_path / "out", inputs_for(feeds, rng))
+
+
+def test_widths_by_name(tmp_path: Path, rng: np.random.Generator, zoo: Callable[[str], Path],
+                        samples: Callable[..., list[dict[str, Array]]]) -> None:
+    feeds = samples("resnet8_cifar10", 4)
+    uniform = qcc.compile(zoo("resnet8_cifar10"), calibration_data=feeds)
+    layers = [node.outputs[0] for node in uniform.quantized_graph.nodes if isinstance(node.op, Convolution)]
+    values = [n for n, t in uniform.quantized_graph.types.items() if t.encoding is not None and t.encoding.axis is None]
+    recipe = Recipe(weights={layers[2]: 3, layers[4]: 5}, activations={values[3]: 4, values[5]: 6})
+    artifact = qcc.compile(zoo("resnet8_cifar10"), calibration_data=feeds, recipe=recipe)
+    artifact.save(tmp_path / "out")
+    assert {t.dtype.bits for t in artifact.graph.types.values() if t.dtype.is_byte} == {4, 6, 8}
+    assert {artifact.graph.types[n].dtype.bits for n, a in artifact.graph.constants.items() if a.dtype == np.int8} == {3, 5, 8}
+    assert_exact(artifact, tmp_path / "out", inputs_for(feeds, rng))
+    assert Recipe.load(tmp_path / "out" / "recipe.toml") == artifact.recipe
 
 
 @pytest.mark.network
@@ -112,7 +133,7 @@ def test_clean_and_ugly_exports_meet(zoo: Callable[[str], Path], samples: Callab
     from qcc.ir import Graph, Pipeline
     from qcc.onnx import import_model
     from qcc.passes.integer import to_integer
-    from qcc.passes.quantize import encode, place
+    from qcc.passes.quantize import Precision, encode, place
     from qcc.passes.simplify import SIMPLIFY
 
     feeds = samples("efficientnet_lite0", 2)
@@ -121,7 +142,7 @@ def test_clean_and_ugly_exports_meet(zoo: Callable[[str], Path], samples: Callab
         graph = Pipeline(SIMPLIFY)(import_model(zoo(name)))
         placement = place(graph)
         given = [{graph.inputs[0]: next(iter(feed.values()))} for feed in feeds]
-        return to_integer(encode(graph, placement, measure(graph, placement, given, Recipe()), 8, 8), placement)
+        return to_integer(encode(graph, placement, measure(graph, placement, given, Recipe()), Precision()), placement)
 
     clean, ugly = integer("efficientnet_lite0"), integer("efficientnet_lite0_bn")
     assert [type(node.op) for node in clean.nodes] == [type(node.op) for node in ugly.nodes]

@@ -28,7 +28,7 @@ from qcc.ir import Pipeline, TensorType, verify
 from qcc.ir.types import Array
 from qcc.onnx import export_node, import_model
 from qcc.passes.integer import prove, to_integer
-from qcc.passes.quantize import encode, place
+from qcc.passes.quantize import Precision, encode, place
 from qcc.passes.simplify import SIMPLIFY
 from qcc.recipe import Recipe
 
@@ -51,7 +51,7 @@ def to_program(content: bytes, kernels: KernelCompiler) -> None:
     placement = place(graph, False)
     inputs = {name: graph.types[name] for name in graph.inputs}
     ranges = measure(graph, placement, calibration_batches(batches(inputs), inputs), recipe)
-    quantized = encode(graph, placement, ranges, 8, 8)
+    quantized = encode(graph, placement, ranges, Precision())
     verify(quantized)
     integer = to_integer(quantized, placement, False)
     verify(integer)

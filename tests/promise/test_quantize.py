@@ -19,7 +19,7 @@ from qcc.ops import Interpolate, OnnxOperator
 from qcc.passes.integer import prove, to_integer
 from qcc.passes.integer.naming import integer_values
 from qcc.passes.integer.rules import CONSTANT_LEVELS
-from qcc.passes.quantize import Form, Placement, encode, place
+from qcc.passes.quantize import Form, Placement, Precision, encode, place
 from tests.unit.graphs import measured, random_feeds, random_graph
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -28,7 +28,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 def quantized(graph: Graph, integer_io: bool, seed: int) -> tuple[Placement, Graph, Graph]:
     placement = place(graph, integer_io)
     ranges = measured(graph, placement.encoded, list(random_feeds(graph, seed, 3)))
-    qdq = encode(graph, placement, ranges, 8, 8)
+    qdq = encode(graph, placement, ranges, Precision())
     verify(qdq)
     integer = to_integer(qdq, placement, integer_io)
     verify(integer)

@@ -16,7 +16,7 @@ import pytest
 from qcc.ir import Graph, dump, parse, verify
 from qcc.passes.calibrate import Range
 from qcc.passes.integer import prove, to_integer
-from qcc.passes.quantize import encode, place
+from qcc.passes.quantize import Precision, encode, place
 
 FOLDER = Path(__file__).resolve().parent.parent / "golden" / "integer"
 RULE = "-" * 100 + "\n"
@@ -44,7 +44,7 @@ def test_float_graph_becomes_this_integer_graph(name: str, golden: Callable[[str
     verify(graph)
     placement = place(graph, integer_io)
     assert set(ranges) <= set(placement.encoded)
-    quantized = encode(graph, placement, {value: ranges.get(value, USUAL) for value in placement.encoded}, 8, 8)
+    quantized = encode(graph, placement, {value: ranges.get(value, USUAL) for value in placement.encoded}, Precision())
     verify(quantized)
     integer = to_integer(quantized, placement, integer_io)
     verify(integer)

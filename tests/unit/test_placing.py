@@ -27,7 +27,7 @@ from qcc.ir import Array, Graph, Node, verify
 from qcc.ir.types import U8
 from qcc.ops import Pad
 from qcc.passes.integer import to_integer
-from qcc.passes.quantize import encode, place
+from qcc.passes.quantize import Precision, encode, place
 from tests.unit.graphs import measured, random_feeds, random_graph
 
 EMPTY = -1
@@ -216,7 +216,7 @@ def integer_graph(seed: int, integer_io: bool) -> Graph:
     graph = random_graph(seed)
     placement = place(graph, integer_io)
     ranges = measured(graph, placement.encoded, list(random_feeds(graph, seed, 1)))
-    return to_integer(encode(graph, placement, ranges, 8, 8), placement, integer_io)
+    return to_integer(encode(graph, placement, ranges, Precision()), placement, integer_io)
 
 
 def check(graph: Graph) -> Program:

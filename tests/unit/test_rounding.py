@@ -11,7 +11,7 @@ from qcc.compiler import prepare
 from qcc.ir import Array, Graph, GraphBuilder, TensorType, verify
 from qcc.ir.types import F32
 from qcc.ops import Convolution, MatMul, Reshape
-from qcc.passes.quantize import Placement, encode, place
+from qcc.passes.quantize import Placement, Precision, encode, place
 from qcc.passes.rounding import Options, correct, thinned
 from qcc.passes.rounding.choose import Layer, choose, round_nearest, round_second_order
 from qcc.passes.rounding.columns import columns, results, weight_rows, weights_of
@@ -151,7 +151,7 @@ def test_networks_gain_on_samples_that_were_not_seen() -> None:
     ranges = measured(graph, placement.encoded, samples)
     errors = {}
     for bits in (3, 8):
-        plain = encode(graph, placement, ranges, bits, 8)
+        plain = encode(graph, placement, ranges, Precision(bits))
         for options in (Options("nearest", "none"), Options("nearest", "bias"), Options("auto", "affine")):
             better, methods = correct(graph, plain, placement, samples[:48], prepare, options)
             verify(better)
@@ -165,7 +165,7 @@ def test_networks_gain_on_samples_that_were_not_seen() -> None:
 
 def test_weights_lie_on_their_grids_and_twice_is_the_same() -> None:
     graph, placement, samples = network()
-    plain = encode(graph, placement, measured(graph, placement.encoded, samples), 4, 8)
+    plain = encode(graph, placement, measured(graph, placement.encoded, samples), Precision(4))
     first, second = (correct(graph, plain, placement, samples, prepare, Options())[0] for _ in range(2))
     for node in first.nodes:
         if isinstance(node.op, Convolution | MatMul):

@@ -10,7 +10,7 @@ from qcc.models import zoo
 from qcc.onnx import import_model
 from qcc.passes.calibrate import Range
 from qcc.passes.integer import prove, to_integer
-from qcc.passes.quantize import encode, place
+from qcc.passes.quantize import Precision, encode, place
 from qcc.passes.simplify import SIMPLIFY
 from tests.unit.test_placing import TARGET, Machine, islands
 
@@ -21,7 +21,7 @@ def integer_model(name: str, integer_io: bool) -> Graph:
     """The model as integers; ranges do not matter to its plan."""
     graph = Pipeline(SIMPLIFY)(import_model(zoo.path(name)))
     placement = place(graph, integer_io)
-    quantized = encode(graph, placement, dict.fromkeys(placement.encoded, Range(-3.0, 5.0)), 8, 8)
+    quantized = encode(graph, placement, dict.fromkeys(placement.encoded, Range(-3.0, 5.0)), Precision())
     verify(quantized)
     integer = to_integer(quantized, placement, integer_io)
     verify(integer)

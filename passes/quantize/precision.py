@@ -1,0 +1,54 @@
+"""How many bits every weight and every value gets: one width for all of a kind, and exceptions by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from qcc.errors import RecipeError
+from qcc.ir import Graph
+from qcc.passes.quantize.forms import Form
+from qcc.passes.quantize.placement import Placement
+
+INPUT_BITS = 8    # of the network's inputs: pixels and samples have as many, and the kernels' inputs cost nothing more
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Widths in bits.
+
+    Attributes:
+        weight_bits, activation_bits: of all weights, and of all values between layers; the network's inputs have 8 at least.
+        weights: other widths by the name of a layer (the value that it computes).
+        activations: other widths by the name of a value; values that share an encoding need one of them named.
+    """
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+    weights: Mapping[str, int] = field(default_factory=dict)
+    activations: Mapping[str, int] = field(default_factory=dict)
+
+    def of_weights(self, layer: str) -> int:
+        return self.weights.get(layer, self.weight_bits)
+
+    def of_values(self, group: Sequence[str], inputs: Sequence[str]) -> int:
+        """The width of values that share one encoding.
+
+        Raises:
+            RecipeError: the widths named for them differ.
+        """
+        named = {name: self.activations[name] for name in group if name in self.activations}
+        if len(set(named.values())) > 1:
+            listed = ", ".join(f"%{name} = {bits}" for name, bits in named.items())
+            raise RecipeError(f"activations {listed} share one encoding, as one is moved into the other; give them one width")
+        default = self.activation_bits if not set(group) & set(inputs) else max(self.activation_bits, INPUT_BITS)
+        return next(iter(named.values()), default)
+
+    def check(self, graph: Graph, placement: Placement) -> None:
+        """Raises RecipeError for names that are no layer with weights or no quantized value of this network."""
+        layers = [node.outputs[0] for node in graph.nodes if placement.forms.get(node.outputs[0]) is Form.LINEAR]
+        for kind, named, known in (("weights", self.weights, layers), ("activations", self.activations, placement.encoded)):
+            unknown = sorted(set(named) - set(known))
+            if unknown:
+                listed, there = ", ".join(unknown[:5]), ", ".join(list(known)[:5])
+                raise RecipeError(f"recipe: [{kind}] names {listed}, which this network does not quantize; expected names such as {there}")
