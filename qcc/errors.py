@@ -5,6 +5,8 @@ A message is one paragraph: where, what was expected, what was found, what to do
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class QccError(Exception):
     """Base of all of qcc's errors; `exit_code` is what the command line returns for it."""
@@ -24,6 +26,14 @@ class UnknownTarget(UsageError):
 
 class RecipeError(UsageError):
     """A recipe file with an unknown key, or a value of the wrong kind."""
+
+
+class BudgetError(UsageError):
+    """Budgets that no choice of precisions can meet. `reachable`: by measure, the least total that the others leave open."""
+
+    def __init__(self, message: str, reachable: Mapping[str, float] | None = None) -> None:
+        super().__init__(message)
+        self.reachable = dict(reachable or {})
 
 
 class DataError(UsageError):
