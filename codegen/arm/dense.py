@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from qcc.codegen.arm.epilogue import PARAMETERS, NeonEpilogue, parameters
-from qcc.codegen.arm.intrinsics import LANES, dot_product_of
+from qcc.codegen.arm.intrinsics import LANES, VECTOR, dot_product_of
 from qcc.codegen.arm.tiles import candidates, choose, cycles
 from qcc.codegen.cpu.dense import ImplicitProduct, check_dense, merge_pixels
-from qcc.codegen.cpu.packing import WORD, merge_groups, pack_numbers, pack_weights, panel_channels, words
+from qcc.codegen.cpu.packing import WORD, fits_nibbles, merge_groups, pack_nibbles, pack_numbers, pack_weights, panel_channels, words
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.cpu.tile import Tile
 from qcc.codegen.kernel import View, unchanged
@@ -41,7 +41,12 @@ class NeonDenseKernel(ImplicitProduct):
     @property
     def steps(self) -> int:
         down, along, run = self.runs
-        return down * along * padded_words(run, self.paired)
+        return down * along * padded_words(run, self.in_twos)
+
+    @property
+    def in_twos(self) -> bool:
+        """Whether runs are filled up to two words: matrix instructions take eight bytes, and unpacking gives two vectors of weights."""
+        return self.paired or self.nibbles
 
     @property
     def parameters(self) -> tuple[View, ...]:
@@ -53,9 +58,9 @@ class NeonDenseKernel(ImplicitProduct):
         return NeonDenseCode(self, target).emit()
 
 
-def padded_words(run: int, paired: bool) -> int:
+def padded_words(run: int, in_twos: bool) -> int:
     """32-bit words that the weights of a run fill."""
-    return words(run) + words(run) % 2 if paired else words(run)
+    return words(run) + words(run) % 2 if in_twos else words(run)
 
 
 def plan_dense(
@@ -76,7 +81,8 @@ def plan_dense(
         source, output, residual = merge_pixels(source, output, residual)
         dilations = (1, 1)
     epilogue = None if requantization is None else NeonEpilogue.of(requantization)
-    form = NeonDenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, LANES, tile or Tile(1, 1, 1))
+    form = NeonDenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, LANES, tile or Tile(1, 1, 1),
+                           fits_nibbles(weights))
     kernel = tuned(_tiled(form, target, tile))
     channels = output.shape[3]
     if dot_product_of(target, kernel.paired).signed:
@@ -84,7 +90,7 @@ def plan_dense(
     weights = merge_groups(weights, groups, groups // kernel.groups)
     order = panel_channels(channels, kernel.groups, kernel.tile.blocks, LANES)
     down, along, run = kernel.runs
-    packed = _pack_weights(weights.reshape(channels, down * along, run), order, kernel.paired)
+    packed = _pack_weights(weights.reshape(channels, down * along, run), order, kernel)
     if requantization is None:
         return kernel, (packed, pack_numbers(bias, None, order))
     return kernel, (packed, pack_numbers(bias, requantization.multiplier, order), parameters(requantization))
@@ -96,15 +102,15 @@ def centred_bias(weights: Array, bias: Array) -> Array:
     return np.asarray((bias.astype(np.int64) + left_out).astype(np.int32))
 
 
-def _pack_weights(runs: Array, channels: Array, paired: bool) -> Array:
-    """i8 [OC, runs, bytes] -> i8 [panels, steps, blocks, lanes, 4]; in pairs, eight bytes of a channel follow each other."""
-    if not paired:
-        return pack_weights(runs, channels)
-    filled = np.pad(runs, ((0, 0), (0, 0), (0, padded_words(runs.shape[2], True) * WORD - runs.shape[2])))
+def _pack_weights(runs: Array, channels: Array, kernel: NeonDenseKernel) -> Array:
+    """i8 [OC, runs, bytes] -> i8 [panels, stored steps, blocks, lanes, 4]; in pairs, eight bytes of a channel follow each other."""
+    filled = np.pad(runs, ((0, 0), (0, 0), (0, padded_words(runs.shape[2], kernel.in_twos) * WORD - runs.shape[2])))
     packed = pack_weights(filled, channels)
-    panels, steps, blocks, lanes, _ = packed.shape
-    halves = packed.reshape(panels, steps // 2, 2, blocks, lanes, WORD).transpose(0, 1, 3, 4, 2, 5)
-    return np.ascontiguousarray(halves).reshape(packed.shape)
+    if kernel.paired:
+        panels, steps, blocks, lanes, _ = packed.shape
+        halves = packed.reshape(panels, steps // 2, 2, blocks, lanes, WORD).transpose(0, 1, 3, 4, 2, 5)
+        packed = np.ascontiguousarray(halves).reshape(packed.shape)
+    return pack_nibbles(packed, VECTOR) if kernel.nibbles else packed
 
 
 def _tiled(form: NeonDenseKernel, target: Target, tile: Tile | None) -> NeonDenseKernel:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qcc.codegen.arm.epilogue import NeonRequantizer
-from qcc.codegen.arm.intrinsics import LANES, dot_product_of
+from qcc.codegen.arm.intrinsics import LANES, VECTOR, dot_product_of, unpack_nibbles
 from qcc.codegen.cpu.dense_code import ImplicitProductCode
 from qcc.codegen.cpu.epilogue import Requantizer
-from qcc.codegen.cpu.packing import WORD
 from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret, shuffle
 from qcc.codegen.target import Target
 
 if TYPE_CHECKING:
     from qcc.codegen.arm.dense import NeonDenseKernel
-
-VECTOR = LANES * WORD       # bytes
 
 
 class NeonDenseCode(ImplicitProductCode):
@@ -39,7 +37,7 @@ class NeonDenseCode(ImplicitProductCode):
         kernel, function = self.kernel, self.function
         down, along, _ = kernel.runs
         row_bytes, column_bytes = kernel.dilations[0] * kernel.source.strides[1], kernel.dilations[1] * kernel.source.strides[2]
-        word_bytes = kernel.tile.blocks * VECTOR
+        word_bytes = kernel.tile.blocks * VECTOR // (2 if kernel.nibbles else 1)
         count = kernel.steps // (down * along)
         whole, left = divmod(count, LANES)
         if self.product.paired:
@@ -67,12 +65,21 @@ class NeonDenseCode(ImplicitProductCode):
         if self.product.paired:
             self._pairs(accumulators, activations, weights, count)
             return
-        for word in range(count):
-            for block in range(kernel.tile.blocks):
-                vector = function.let(self.weights.load(weights + (word * kernel.tile.blocks + block) * VECTOR, VECTOR))
-                for pixel, activation in enumerate(activations):
-                    accumulator = accumulators[pixel][block]
-                    accumulator.set(self.product.emit(accumulator.get(), activation, word, vector))
+        for (word, block), vector in zip(np.ndindex(count, kernel.tile.blocks), self._weights(weights, count), strict=True):
+            for pixel, activation in enumerate(activations):
+                accumulator = accumulators[pixel][block]
+                accumulator.set(self.product.emit(accumulator.get(), activation, word, vector))
+
+    def _weights(self, weights: Any, count: int) -> Iterator[Any]:
+        """The vectors of `count` words of weights, in the order in which they lie in memory."""
+        function, number = self.function, count * self.kernel.tile.blocks
+        if not self.kernel.nibbles:
+            for index in range(number):
+                yield function.let(self.weights.load(weights + index * VECTOR, VECTOR))
+            return
+        for index in range(number // 2):
+            for vector in unpack_nibbles(function.let(self.weights.load(weights + index * VECTOR, VECTOR))):
+                yield function.let(vector)
 
     def _exchange(self, accumulators: list[list[Register]]) -> None:
         """Two pixels of four channels <-> two channels of two pixels, twice: the same exchange there and back."""
@@ -84,13 +91,12 @@ class NeonDenseCode(ImplicitProductCode):
 
     def _pairs(self, accumulators: list[list[Register]], activations: list[Any], weights: Any, count: int) -> None:
         """Rows of two pixels and eight bytes times columns of two channels."""
-        function, blocks = self.function, self.kernel.tile.blocks
+        function, vectors = self.function, self._weights(weights, count)
         for half in range(count // 2):
             rows = [function.let(shuffle(pair, [*range(half * 8, half * 8 + 8), *range(VECTOR + half * 8, VECTOR + half * 8 + 8)]))
                     for pair in zip(activations[::2], activations[1::2], strict=True)]
-            for block in range(blocks):
-                place = weights + (half * blocks + block) * (2 * VECTOR)
-                columns = [function.let(self.weights.load(place + part * VECTOR, VECTOR)) for part in range(2)]
+            for block in range(self.kernel.tile.blocks):
+                columns = [next(vectors), next(vectors)]
                 for pair, row in enumerate(rows):
                     for part, column in enumerate(columns):
                         accumulator = accumulators[2 * pair + part][block]

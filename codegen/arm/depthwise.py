@@ -15,10 +15,10 @@ import numpy as np
 
 from qcc.codegen.arm.dense import LEAST_WEIGHT, centred_bias
 from qcc.codegen.arm.epilogue import PARAMETERS, NeonEpilogue, NeonRequantizer, parameters
-from qcc.codegen.arm.intrinsics import LANES
+from qcc.codegen.arm.intrinsics import LANES, unpack_nibbles
 from qcc.codegen.cpu.depthwise import DepthwiseForm, check_depthwise
 from qcc.codegen.cpu.epilogue import Output
-from qcc.codegen.cpu.packing import pack_numbers, take_channels
+from qcc.codegen.cpu.packing import fits_nibbles, pack_nibbles, pack_numbers, take_channels
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.emit import Function, Memory, Register, cast, constant, llvm, reinterpret, shuffle, store_first
 from qcc.codegen.kernel import View, unchanged
@@ -34,13 +34,25 @@ UNROLLED = 25           # taps; rows of larger windows are a loop
 
 @dataclass(frozen=True, slots=True)
 class NeonDepthwiseKernel(DepthwiseForm):
-    """A depthwise layer with widening products."""
+    """A depthwise layer with widening products.
+
+    Attributes:
+        nibbles: the weights of two taps lie in the bytes of one (packing.pack_nibbles).
+    """
 
     epilogue: NeonEpilogue | None
+    nibbles: bool = False
 
     @property
     def blocks(self) -> int:
         return -(-self.output.shape[3] // BLOCK)
+
+    @property
+    def rows_of_taps(self) -> tuple[int, int]:
+        """Rows of weights, of which the code loops over those of tall windows, and the vectors of one."""
+        down, along = self.window
+        rows, taps = (1, down * along) if down * along <= UNROLLED else (down, along)
+        return rows, -(-taps // 2) if self.nibbles else taps
 
     @property
     def columns(self) -> int:
@@ -48,7 +60,7 @@ class NeonDepthwiseKernel(DepthwiseForm):
 
     @property
     def operands(self) -> tuple[View, ...]:
-        weights = View.contiguous(I8, (self.blocks, *self.window, BLOCK))
+        weights = View.contiguous(I8, (self.blocks, *self.rows_of_taps, BLOCK))
         numbers = View.contiguous(I32, (self.blocks, VECTORS, self.numbers, LANES))
         residual = () if self.residual is None else (self.residual,)
         return (self.source, *residual, weights, numbers, *(() if self.epilogue is None else (PARAMETERS,)), self.output)
@@ -106,15 +118,15 @@ class _Emitter:
         accumulators = [[function.register(value) for value in initial] for _ in range(kernel.columns)]
         source = self._address(kernel.source, image, row * kernel.strides[0], column * kernel.strides[1], channel)
         down, along = kernel.window
-        taps = down * along
+        rows, vectors = kernel.rows_of_taps
         steps = [distance * stride for distance, stride in zip(kernel.dilations, kernel.source.strides[1:3], strict=True)]
         with ExitStack() as loops:
-            whole = taps <= UNROLLED
-            first = 0 if whole else loops.enter_context(function.loop(0, down))
-            offsets = [kh * steps[0] + kw * steps[1] for kh in range(down if whole else 1) for kw in range(along)]
-            weights = (block * taps + first * along) * BLOCK
+            first = 0 if rows == 1 else loops.enter_context(function.loop(0, down))
+            offsets = [kh * steps[0] + kw * steps[1] for kh in range(down // rows) for kw in range(along)]
+            weights = (block * rows + first) * (vectors * BLOCK)
             for start in range(0, len(offsets), 2):
-                self._pair(accumulators, source + first * steps[0], weights + start * BLOCK, offsets[start : start + 2])
+                address = weights + start * BLOCK // (2 if kernel.nibbles else 1)
+                self._pair(accumulators, source + first * steps[0], address, offsets[start : start + 2])
         output = self._address(kernel.output, image, row, column, channel)
         residual = None if kernel.residual is None else self._address(kernel.residual, image, row, column, channel)
         self._finish(accumulators, block, output, residual)
@@ -122,7 +134,10 @@ class _Emitter:
     def _pair(self, accumulators: list[list[Register]], source: Any, weights: Any, offsets: Sequence[int]) -> None:
         """Add the products of one or two taps, whose weights follow each other."""
         kernel, function = self.kernel, self.function
-        factors = [function.let(self.weights.load(weights + tap * BLOCK, BLOCK)) for tap in range(len(offsets))]
+        if kernel.nibbles:
+            factors = list(map(function.let, unpack_nibbles(function.let(self.weights.load(weights, BLOCK)))))[: len(offsets)]
+        else:
+            factors = [function.let(self.weights.load(weights + tap * BLOCK, BLOCK)) for tap in range(len(offsets))]
         for pixel, registers in enumerate(accumulators):
             place = source + pixel * kernel.strides[1] * kernel.source.strides[2]
             taken = [self.source.load(place + offset, BLOCK) ^ constant(128, "uint8", BLOCK) for offset in offsets]
@@ -168,13 +183,23 @@ def plan_depthwise(
     if weights.min() < LEAST_WEIGHT:
         raise CodegenError(f"depthwise layer for {target.name}: a weight is {weights.min()}, expected at least {LEAST_WEIGHT}")
     epilogue = None if requantization is None else NeonEpilogue.of(requantization)
-    kernel = tuned(NeonDepthwiseKernel(source, output, residual, (weights.shape[1], weights.shape[2]), strides, dilations, epilogue))
+    kernel = tuned(NeonDepthwiseKernel(source, output, residual, (weights.shape[1], weights.shape[2]), strides, dilations, epilogue,
+                                       fits_nibbles(weights)))
     order = _channels(output.shape[3])
-    packed = np.ascontiguousarray(take_channels(weights[..., 0], order).transpose(0, 2, 3, 1))
+    packed = _pack_weights(take_channels(weights[..., 0], order).transpose(0, 2, 3, 1), kernel)
     order, bias = order.reshape(-1, VECTORS, LANES), centred_bias(weights, bias)
     if requantization is None:
         return kernel, (packed, pack_numbers(bias, None, order))
     return kernel, (packed, pack_numbers(bias, requantization.multiplier, order), parameters(requantization))
+
+
+def _pack_weights(windows: Array, kernel: NeonDepthwiseKernel) -> Array:
+    """i8 [blocks, KH, KW, BLOCK] -> i8 [blocks, *rows_of_taps, BLOCK]."""
+    rows, vectors = kernel.rows_of_taps
+    taps = windows.reshape(kernel.blocks * rows, -1, BLOCK)
+    if kernel.nibbles:
+        taps = pack_nibbles(np.pad(taps, ((0, 0), (0, 2 * vectors - taps.shape[1]), (0, 0))), BLOCK)
+    return np.ascontiguousarray(taps.reshape(kernel.blocks, rows, vectors, BLOCK))
 
 
 def _channels(channels: int) -> Array:

@@ -37,6 +37,7 @@ class ImplicitProduct:
         epilogue: the code of the requantization; None writes int32 accumulators with the bias added.
         lanes: 32-bit lanes of a vector, which fixes the layout of the constants.
         tile: outputs that one pass of the registers computes.
+        nibbles: weights are stored in four bits, two vectors of them in the bytes of one (packing.pack_nibbles).
     """
 
     source: View
@@ -49,6 +50,7 @@ class ImplicitProduct:
     epilogue: Epilogue | None
     lanes: int
     tile: Tile
+    nibbles: bool = False
 
     @property
     def merged(self) -> bool:
@@ -65,6 +67,11 @@ class ImplicitProduct:
     def steps(self) -> int:
         down, along, run = self.runs
         return down * along * words(run)
+
+    @property
+    def stored_steps(self) -> int:
+        """Steps whose weights, one per byte, would fill the memory of a panel."""
+        return self.steps // 2 if self.nibbles else self.steps
 
     @property
     def work(self) -> Work:
@@ -86,7 +93,7 @@ class ImplicitProduct:
     @property
     def panel_group(self) -> int:
         """Panels that are computed for a tile of pixels before the next tile."""
-        cached = PANEL_GROUP_BYTES // (self.steps * self.tile.blocks * self.lanes * WORD)
+        cached = PANEL_GROUP_BYTES // (self.stored_steps * self.tile.blocks * self.lanes * WORD)
         shared = self.panels // -(-LEAST_TASKS // prod(self.pixel_tiles))
         return max(1, min(self.panels, cached, shared))
 
@@ -98,7 +105,7 @@ class ImplicitProduct:
     @property
     def operands(self) -> tuple[View, ...]:
         blocks = (self.panels, self.tile.blocks)
-        weights = View.contiguous(I8, (self.panels, self.steps, self.tile.blocks, self.lanes, WORD))
+        weights = View.contiguous(I8, (self.panels, self.stored_steps, self.tile.blocks, self.lanes, WORD))
         numbers = View.contiguous(I32, (*blocks, self.numbers, self.lanes))
         residual = () if self.residual is None else (self.residual,)
         return (self.source, *residual, weights, numbers, *self.parameters, self.output)

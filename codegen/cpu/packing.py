@@ -65,6 +65,19 @@ def pack_weights(runs: Array, channels: Array) -> Array:
     return np.ascontiguousarray(lanes.transpose(0, 3, 1, 2, 4))
 
 
+def fits_nibbles(weights: Array) -> bool:
+    """Whether every weight is a signed number of four bits."""
+    return bool(weights.size) and int(weights.min()) >= -8 and int(weights.max()) <= 7
+
+
+def pack_nibbles(packed: Array, vector: int) -> Array:
+    """i8 [panels, 2n, ...] -> i8 [panels, n, ...]: of every two vectors of `vector` bytes that follow each other, the first one's weights
+    are the lower four bits of the bytes, the second one's the upper. A panel has an even number of vectors."""
+    pairs = packed.reshape(packed.shape[0], -1, 2, vector)
+    bytes_ = (pairs[:, :, 0] & 15) | (pairs[:, :, 1] << 4)
+    return np.ascontiguousarray(bytes_.astype(np.int8)).reshape(packed.shape[0], packed.shape[1] // 2, *packed.shape[2:])
+
+
 def pack_numbers(bias: Array, multipliers: Array | None, channels: Array) -> Array:
     """int32 [panels, blocks, 1 or 2, lanes]: the bias, then the multipliers (one or one per channel) if there is a requantization."""
     parts = [bias.astype(np.int32)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -95,16 +95,25 @@ def planned(layer: Layer, target: Target) -> tuple[Kernel, tuple[Array, ...]]:
     return plan_depthwise(*shape, output, *after)
 
 
+def of_four_bits(layer: Layer) -> Layer:
+    """The layer with weights that are stored two in a byte, and results as large as before."""
+    after = layer.requantization
+    return replace(layer, weights=layer.weights >> 4, requantization=after and replace(after, shift=max(1, after.shift - 4)))
+
+
 @needed
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("target", CPUS)
-def test_layers_of_awkward_shapes(target: str, tmp_path: Path) -> None:
+def test_layers_of_awkward_shapes(target: str, bits: int, tmp_path: Path) -> None:
     layers: list[Layer] = [test_dense.layer(case, seed) for seed, case in enumerate(test_dense.CASES)]
     if target == "aarch64-neon":    # every target has the same code
         layers += [test_depthwise.layer(case, seed) for seed, case in enumerate(test_depthwise.CASES)]
+    layers = list(map(of_four_bits, layers)) if bits == 4 else layers
     calls, outputs = [], []
     for number, layer in enumerate(layers):
         (source, output), rng = layer.views, np.random.default_rng(number)
         kernel, constants = planned(layer, TARGETS[target])
+        assert cast(Any, kernel).nibbles == (bits == 4)
         placed = [Spaced.of(source, rng, layer.source), *([] if layer.residual is None else [Spaced.of(output, rng, layer.residual)])]
         outputs.append(Spaced.of(output, rng))
         memory = [Operand(place.storage.tobytes(), place.start) for place in (*placed, outputs[-1])]
