@@ -7,55 +7,20 @@
 #ifndef QCC_ENGINE_H
 #define QCC_ENGINE_H
 
-#include <stdarg.h>
 #include <stdatomic.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "qcc_cpu.h"
+#include "qcc_model.h"
 #include "qcc_pool.h"
-
-enum { QCC_ENGINE_ALIGNMENT = 64, QCC_ENGINE_TEXT = 512 };
-
-enum qcc_engine_status {
-    QCC_ENGINE_OK,
-    QCC_ENGINE_BAD_ARGUMENT,
-    QCC_ENGINE_MISSING_FEATURES,
-    QCC_ENGINE_OUT_OF_MEMORY,
-    QCC_ENGINE_NO_THREADS,
-    QCC_ENGINE_BUSY,
-    QCC_ENGINE_KERNEL_FAILED,
-    QCC_ENGINE_SELFTEST_FAILED,
-};
 
 struct qcc_engine_step {
     qcc_pool_function call; /* with the engine as data */
     const char *node;
     int32_t tasks;
     int32_t chunks; /* more threads than this are not worth waking */
-};
-
-/* One array of the golden pair, and how an output is compared with it. */
-struct qcc_engine_golden {
-    const void *data; /* NULL: an input that qcc_engine_pattern writes, or an output of which only the checksum is kept */
-    uint64_t checksum;
-    double bound; /* of the absolute difference of a float output; 0 asks for equal bytes */
-    uint32_t seed;
-    int64_t low;
-    uint32_t span;
-    float scale;
-};
-
-struct qcc_engine_port {
-    const char *name;
-    const char *dtype;
-    int64_t elements;
-    size_t bytes;
-    struct qcc_engine_golden golden;
 };
 
 struct qcc_engine_model {
@@ -79,15 +44,6 @@ struct qcc_engine {
     char text[QCC_ENGINE_TEXT];
     struct qcc_pool pool;
 };
-
-static int qcc_engine_fail(char *text, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));
-static int qcc_engine_fail(char *text, int status, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(text, QCC_ENGINE_TEXT, format, arguments);
-    va_end(arguments);
-    return status;
-}
 
 static int qcc_engine_refuse(const struct qcc_engine_model *model, const void *storage, const void *arena, int32_t threads, char *text) {
     char missing[QCC_ENGINE_TEXT / 2];

@@ -1,4 +1,4 @@
-/* Runs a library's embedded golden input and compares what comes out with the embedded golden output.
+/* Runs a library's embedded golden input and compares what comes out with the embedded golden output. Include it behind an engine.
  *
  * Integer results, and float results that only the borders of the network produce, must be equal byte for byte; an output
  * that depends on float operators inside the network carries a bound for the absolute difference.
@@ -7,8 +7,10 @@
 #define QCC_SELFTEST_H
 
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
-#include "qcc_engine.h"
+#include "qcc_model.h"
 
 /* The sum of the 64-bit words, each times an odd number of its own: one changed word always changes it. */
 static uint64_t qcc_engine_checksum(const void *data, size_t bytes) {
