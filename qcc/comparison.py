@@ -123,6 +123,12 @@ def compare(graph: Graph, integer: Graph, module: Module, batches: Iterable[Mapp
     return result
 
 
+def library_outputs(integer: Graph, module: Module, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The real outputs of the library by port, as arrays of their own."""
+    outputs = module.run(_encoded(module, integer, feeds))
+    return {port: np.array(_real(integer, integer.outputs[port], array)) for port, array in outputs.items()}
+
+
 def _real(integer: Graph, name: str, array: Array) -> Array:
     encoding = integer.types[name].encoding
     return array if encoding is None or not integer.types[name].dtype.is_integer else encoding.dequantize(array)

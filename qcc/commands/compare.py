@@ -29,6 +29,9 @@ from qcc.errors import UsageError
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="A .npz or .npy file, or a folder of them or of pictures.")
 @click.option("--layers", "worst", type=click.IntRange(0), default=10, show_default=True, 
               help="How many of the worst layers to list; 0: none.")
+@click.option("--attribute", is_flag=True, help="Also split the error over layers and causes, and say what would help.")
+@click.option("--attribute-samples", "most", type=click.IntRange(1), default=16, show_default=True,
+              help="How many of the batches the error is split on, evenly spread.")
 @pixel_options
 @shape_option
 @threads_option
@@ -36,16 +39,18 @@ from qcc.errors import UsageError
 @json_option
 @debug_option
 def command(
-    model: Path, artifact: Path, data: Path, worst: int, mean: str, std: str, layout: str | None, color: str,
+    model: Path, artifact: Path, data: Path, worst: int, attribute: bool, most: int, mean: str, std: str, layout: str | None, color: str,
     input_shapes: tuple[str, ...], threads: int, quiet: bool, as_json: bool,
 ) -> None:
     """Compare a model with its compiled library on data: SQNR, cosine, largest difference and agreement of the top class, for every
     output and layer by layer.
     """
+    from qcc.commands.attribution import chart, split
     from qcc.comparison import compare
     from qcc.data import calibration_batches
     from qcc.ir import Pipeline
     from qcc.onnx import import_model
+    from qcc.passes.rounding import thinned
     from qcc.passes.simplify import SIMPLIFY
     from qcc.runtime import load
     from qcc.verification import load_graph
@@ -58,14 +63,20 @@ def command(
         inputs = {name: graph.types[name] for name in graph.inputs}
         watched = progress.watch("compare", calibration_batches(data, inputs, options))
         result = compare(graph, integer, module, watched, worst > 0)
+        parts = None
+        if attribute:
+            samples = thinned(calibration_batches(data, inputs, options), graph, most)
+            parts = split(artifact, graph, integer, module, samples, progress)
     outputs = [_record(name, distance) for name, distance in result.outputs.items()]
     layers = sorted((_record(name, distance) for name, distance in result.layers.items()), key=lambda record: record["sqnr_db"])
     if as_json:
-        print_json({"batches": result.batches, "outputs": outputs, "layers": layers})
+        print_json({"batches": result.batches, "outputs": outputs, "layers": layers, **({} if parts is None else {"attribution": parts})})
         return
     click.echo(table(_HEAD, [_row(record) for record in outputs]))
     if worst and layers:
         click.echo(f"\nThe worst of {len(layers)} layers:\n" + table(_HEAD[:-1], [_row(record)[:-1] for record in layers[:worst]]))
+    if parts is not None:
+        click.echo(chart(parts, worst))
     click.echo(f"\n{result.batches} batches compared.")
 
 

@@ -157,6 +157,18 @@ def test_compare(qcc: Run, shared: Any) -> None:
     assert min(noises) > 20
 
 
+def test_compare_says_where_the_error_comes_from(qcc: Run, shared: Any) -> None:
+    options = ("compare", shared.model, shared.artifact, "--data", shared.data, "--attribute", "--attribute-samples", "3")
+    text = qcc(*options).stdout
+    assert "Where the error comes from (3 samples" in text
+    assert "activation rounding" in text
+    report = json.loads(qcc(*options, "--json").stdout)["attribution"]
+    assert 0.9 < report["explained"] < 1.1
+    assert abs(sum(report["causes"].values()) - 1) < 1e-6
+    assert report["parts"]
+    assert all(remedy["gain_db"] > 0 for remedy in report["remedies"])
+
+
 def test_compare_refuses_another_model(qcc: Run, shared: Any, network: Any, tmp_path: Path) -> None:
     import onnx
 
