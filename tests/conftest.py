@@ -30,7 +30,17 @@ settings.load_profile("qcc")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite golden files with what the tests produce")
+    parser.addoption("--exhaustive", action="store_true", help="also run the tests that take minutes each")
     parser.addoption("--zoo", type=Path, metavar="DIR", help="folder with NAME.onnx files to use before the cache and the network")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that take minutes each run when they are asked for."""
+    if not config.getoption("--exhaustive"):
+        skipped = pytest.mark.skip(reason="NOT RUN: takes minutes; run pytest with --exhaustive")
+        for item in items:
+            if item.get_closest_marker("exhaustive"):
+                item.add_marker(skipped)
 
 
 def pytest_configure() -> None:

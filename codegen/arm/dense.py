@@ -46,7 +46,7 @@ class NeonDenseKernel(ImplicitProduct):
     @property
     def in_twos(self) -> bool:
         """Whether runs are filled up to two words: matrix instructions take eight bytes, and unpacking gives two vectors of weights."""
-        return self.paired or self.nibbles
+        return self.paired or (self.nibbles and self.tile.blocks % 2 == 1)
 
     @property
     def parameters(self) -> tuple[View, ...]:
@@ -103,7 +103,7 @@ def centred_bias(weights: Array, bias: Array) -> Array:
 
 
 def _pack_weights(runs: Array, channels: Array, kernel: NeonDenseKernel) -> Array:
-    """i8 [OC, runs, bytes] -> i8 [panels, stored steps, blocks, lanes, 4]; in pairs, eight bytes of a channel follow each other."""
+    """i8 [OC, runs, bytes] -> the constant of `kernel`; in pairs, eight bytes of a channel follow each other."""
     filled = np.pad(runs, ((0, 0), (0, 0), (0, padded_words(runs.shape[2], kernel.in_twos) * WORD - runs.shape[2])))
     packed = pack_weights(filled, channels)
     if kernel.paired:
@@ -124,7 +124,9 @@ def _tiled(form: NeonDenseKernel, target: Target, tile: Tile | None) -> NeonDens
             kernel = replace(form, groups=form.groups // factor, paired=paired)
             if tile is not None and factor == 1:
                 forms.append((cycles(kernel.work, tile, dot), kernel))
-            elif tile is None and form.groups % factor == 0 and any(candidates(kernel.work, dot)):
-                kernel = replace(kernel, tile=choose(kernel.work, dot))
-                forms.append((cycles(kernel.work, kernel.tile, dot), kernel))
+            elif tile is None and form.groups % factor == 0:
+                kernel = replace(kernel, tile=replace(kernel.tile, blocks=2 if kernel.work.channels > LANES else 1))
+                if any(candidates(kernel.work, dot, kernel.nibbles)):
+                    kernel = replace(kernel, tile=choose(kernel.work, dot, kernel.nibbles))
+                    forms.append((cycles(kernel.work, kernel.tile, dot), kernel))
     return min(forms, key=lambda entry: entry[0])[1]

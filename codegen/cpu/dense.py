@@ -69,9 +69,9 @@ class ImplicitProduct:
         return down * along * words(run)
 
     @property
-    def stored_steps(self) -> int:
-        """Steps whose weights, one per byte, would fill the memory of a panel."""
-        return self.steps // 2 if self.nibbles else self.steps
+    def panel_bytes(self) -> int:
+        """Memory that the weights of a panel take."""
+        return self.steps * self.tile.blocks * self.lanes * WORD // (2 if self.nibbles else 1)
 
     @property
     def work(self) -> Work:
@@ -93,7 +93,7 @@ class ImplicitProduct:
     @property
     def panel_group(self) -> int:
         """Panels that are computed for a tile of pixels before the next tile."""
-        cached = PANEL_GROUP_BYTES // (self.stored_steps * self.tile.blocks * self.lanes * WORD)
+        cached = PANEL_GROUP_BYTES // self.panel_bytes
         shared = self.panels // -(-LEAST_TASKS // prod(self.pixel_tiles))
         return max(1, min(self.panels, cached, shared))
 
@@ -105,7 +105,9 @@ class ImplicitProduct:
     @property
     def operands(self) -> tuple[View, ...]:
         blocks = (self.panels, self.tile.blocks)
-        weights = View.contiguous(I8, (self.panels, self.stored_steps, self.tile.blocks, self.lanes, WORD))
+        vector = self.lanes * WORD
+        shape = (self.panel_bytes // vector, vector) if self.nibbles else (self.steps, *blocks[1:], self.lanes, WORD)
+        weights = View.contiguous(I8, (self.panels, *shape))
         numbers = View.contiguous(I32, (*blocks, self.numbers, self.lanes))
         residual = () if self.residual is None else (self.residual,)
         return (self.source, *residual, weights, numbers, *self.parameters, self.output)

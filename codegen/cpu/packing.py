@@ -71,11 +71,10 @@ def fits_nibbles(weights: Array) -> bool:
 
 
 def pack_nibbles(packed: Array, vector: int) -> Array:
-    """i8 [panels, 2n, ...] -> i8 [panels, n, ...]: of every two vectors of `vector` bytes that follow each other, the first one's weights
-    are the lower four bits of the bytes, the second one's the upper. A panel has an even number of vectors."""
+    """i8 [panels, ...] -> i8 [panels, n, vector]: of every two vectors of `vector` bytes that follow each other, the first one's weights
+    are the lower four bits of the bytes, the second one's the upper. A panel has 2n vectors."""
     pairs = packed.reshape(packed.shape[0], -1, 2, vector)
-    bytes_ = (pairs[:, :, 0] & 15) | (pairs[:, :, 1] << 4)
-    return np.ascontiguousarray(bytes_.astype(np.int8)).reshape(packed.shape[0], packed.shape[1] // 2, *packed.shape[2:])
+    return np.ascontiguousarray(((pairs[:, :, 0] & 15) | (pairs[:, :, 1] << 4)).astype(np.int8))
 
 
 def pack_numbers(bias: Array, multipliers: Array | None, channels: Array) -> Array:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ import numpy.typing as npt
 import pytest
 
 from qcc.artifact import Artifact
+from qcc.codegen.floats import make_islands
 from qcc.codegen.kernel import Kernel
-from qcc.codegen.target import Target
+from qcc.codegen.plan import plan
+from qcc.codegen.target import TARGETS, Target
 from qcc.codegen.worker import KernelCompiler
+from qcc.onnx import export_node
 from qcc.runtime.manifest import Manifest, StepRecord
 from qcc.runtime.module import _read
 
@@ -31,7 +35,8 @@ needed = pytest.mark.skipif(
     reason=f"ARM IS NOT TESTED: {COMPILER} or {EMULATOR} is missing (Debian packages gcc-aarch64-linux-gnu and qemu-user)",
 )
 
-# Tests itself, then reads inputs from the file until there are no more, and writes after every step what the arena and the outputs hold.
+# Tests itself, then reads inputs from the file until there are no more, and writes after every step what the arena and the outputs hold;
+# with a STRIDE beyond all steps only what the outputs hold at the end.
 RUNNER = """
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,9 +56,9 @@ int main(int count, char **files) {
     for (;;) {
         for (int i = 0; i < NAME_INPUTS; ++i)
             if (fread((void *)inputs[i], 1, NAME_input(i)->bytes, source) != NAME_input(i)->bytes) return i != 0 || fclose(sink) != 0;
-        for (int step = 0; step < NAME_steps(); ++step) {
-            if (NAME_run_steps(context, inputs, outputs, step, step + 1) != NAME_OK) return 2;
-            fwrite(NAME_arena(context), 1, NAME_arena_bytes(), sink);
+        for (int step = 0; step < NAME_steps(); step += STRIDE) {
+            if (NAME_run_steps(context, inputs, outputs, step, STRIDE > 1 ? NAME_steps() : step + 1) != NAME_OK) return 2;
+            if (STRIDE == 1) fwrite(NAME_arena(context), 1, NAME_arena_bytes(), sink);
             for (int i = 0; i < NAME_OUTPUTS; ++i) fwrite(outputs[i], 1, NAME_output(i)->bytes, sink);
         }
     }
@@ -65,12 +70,25 @@ def emulate(program: Path, cpu: str, *arguments: Path) -> subprocess.CompletedPr
     return subprocess.run([EMULATOR, "-L", ROOT, "-cpu", cpu, program, *arguments], capture_output=True, text=True, check=False)
 
 
-def build_runner(artifact: Artifact, folder: Path) -> Path:
+def retargeted(artifacts: Sequence[Artifact], name: str) -> list[Artifact]:
+    """The same integer graphs compiled for another target; what an artifact's tuning and its summary say is not made anew."""
+    target, found = TARGETS[name], []
+    with KernelCompiler(target, 2) as compiler:
+        for artifact in artifacts:
+            islands = make_islands(artifact.graph, compiler, export_node)
+            program = plan(artifact.graph, target, artifact.program.name, islands)
+            with tempfile.TemporaryDirectory() as folder:
+                objects = tuple(path.read_bytes() for path in compiler.compile(program.kernels, Path(folder)))
+            found.append(replace(artifact, target=target, program=program, objects=objects))
+    return found
+
+
+def build_runner(artifact: Artifact, folder: Path, stride: int = 1) -> Path:
     """The program, linked with the static library of the artifact that was saved in the folder."""
     name, program = artifact.program.name, folder / "runner"
     (folder / "runner.c").write_text(RUNNER.replace("NAME", name))
-    subprocess.run([COMPILER, "-O1", "-Wall", "-Werror", "-I", folder, "-o", program, folder / "runner.c", folder / f"lib{name}.a",
-                    "-lm", "-lpthread"], check=True)
+    options = ["-O1", "-Wall", "-Werror", f"-DSTRIDE={stride}", "-I", folder]
+    subprocess.run([COMPILER, *options, "-o", program, folder / "runner.c", folder / f"lib{name}.a", "-lm", "-lpthread"], check=True)
     return program
 
 
@@ -106,6 +124,24 @@ def run_emulated(artifact: Artifact, folder: Path, feeds: Sequence[Mapping[str, 
         states.append((arena, [array.view(port.numpy).reshape(port.shape) for array, port in zip(results, manifest.outputs, strict=True)]))
     count = len(manifest.steps)
     return [Trace(manifest, tuple(states[run * count : (run + 1) * count])) for run in range(len(feeds))]
+
+
+def run_whole(artifact: Artifact, folder: Path, feeds: Sequence[Mapping[str, Array]], cpu: str) -> list[dict[str, Array]]:
+    """The outputs for every feed, after the library's self-test has passed. The folder gets the artifact."""
+    manifest = artifact.save(folder)
+    program, source, sink = build_runner(artifact, folder, 1 << 20), folder / "inputs", folder / "outputs"
+    source.write_bytes(b"".join(feed[port.name].tobytes() for feed in feeds for port in manifest.inputs))
+    done = emulate(program, cpu, source, sink)
+    assert done.returncode == 0, done.stderr
+    data, found = memoryview(sink.read_bytes()), []
+    for _ in feeds:
+        arrays = {}
+        for port in manifest.outputs:
+            arrays[port.name] = np.frombuffer(data[: port.bytes], port.numpy).reshape(port.shape)
+            data = data[port.bytes :]
+        found.append(arrays)
+    assert not data
+    return found
 
 
 MOST_OPERANDS = 10
