@@ -14,10 +14,10 @@ from qcc.codegen.groups import Group, group
 from qcc.codegen.island import Island
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.memory import Lifetime, plan_arena
-from qcc.codegen.moves import copy
+from qcc.codegen.moves import Mover, copy
 from qcc.codegen.placing import MOVES, Place, Placer
 from qcc.codegen.program import ALIGNMENT, Address, Port, Program, Space, Step
-from qcc.codegen.tables import families_for
+from qcc.codegen.tables import families_for, mover_for
 from qcc.codegen.target import Target
 from qcc.ir import Array, Graph
 from qcc.ops import IntegerConvolution, IntegerMatMul
@@ -50,13 +50,13 @@ def plan(
         islands: the float nodes, lowered (`floats.make_islands`).
         tuned: exchanges a planned kernel for one that computes the same faster.
     """
-    groups, families = group(graph), families_for(target)
+    groups, families, mover = group(graph), families_for(target), mover_for(target)
     family = {entry.outputs[0]: choose(families, graph, entry) for entry in groups}
     places = dict(Placer(graph, groups, lambda entry: family[entry.outputs[0]].capabilities).run())
-    calls = _stage_inputs(graph, groups, places)
+    calls = _stage_inputs(graph, groups, places, mover)
     for entry in groups:
         calls += family[entry.outputs[0]].plan(Site(graph, places, target, entry, islands or {}, tuned))
-    ports, copies = _output_ports(graph, groups, places)
+    ports, copies = _output_ports(graph, groups, places, mover)
     calls += copies
     roots = _root_addresses(graph, ports)
     lifetimes = _lifetimes(calls, roots)
@@ -70,7 +70,7 @@ def plan(
     return Program(name, inputs, outputs, steps, bytes(pool.data), arena.bytes, arena.lower_bound)
 
 
-def _stage_inputs(graph: Graph, groups: Sequence[Group], places: dict[str, Place]) -> list[Call]:
+def _stage_inputs(graph: Graph, groups: Sequence[Group], places: dict[str, Place], mover: Mover) -> list[Call]:
     """Copies of integer inputs into the arena: linear kernels read a few bytes beyond a source, and the caller's memory may end there."""
     read = {name for entry in groups if isinstance(entry.node.op, IntegerConvolution | IntegerMatMul) for name in entry.node.inputs[:1]}
     staged = {places[name].root for name in read if name in places} & set(graph.inputs)
@@ -79,11 +79,13 @@ def _stage_inputs(graph: Graph, groups: Sequence[Group], places: dict[str, Place
         if place.root in staged:
             places[name] = replace(place, root=f"{place.root}@staged")
     for name in sorted(staged):
-        calls.append(copy(f"{name}@staged", Place(name, 0, places[name].view), places[name]))
+        calls.append(copy(mover, f"{name}@staged", Place(name, 0, places[name].view), places[name]))
     return calls
 
 
-def _output_ports(graph: Graph, groups: Sequence[Group], places: Mapping[str, Place]) -> tuple[dict[str, int], list[Call]]:
+def _output_ports(
+    graph: Graph, groups: Sequence[Group], places: Mapping[str, Place], mover: Mover
+) -> tuple[dict[str, int], list[Call]]:
     """Which root is which output port. Outputs that later kernels read (see `_stage_inputs`), or that are not the whole of a
     buffer of their own, are copied at the end."""
     ports: dict[str, int] = {}
@@ -92,7 +94,7 @@ def _output_ports(graph: Graph, groups: Sequence[Group], places: Mapping[str, Pl
     for number, (port, value) in enumerate(graph.outputs.items()):
         destination = Place(_port(number), 0, View.contiguous(graph.types[value].dtype, graph.types[value].shape))
         if value in graph.constants:
-            copies.append(copy(f"output {port}", graph.constants[value], destination))
+            copies.append(copy(mover, f"output {port}", graph.constants[value], destination))
             continue
         place = places[value]
         owner = places.get(place.root)      # an input's copy has none
@@ -100,7 +102,7 @@ def _output_ports(graph: Graph, groups: Sequence[Group], places: Mapping[str, Pl
         if whole and place.root not in ports and place.root not in graph.inputs and place.root not in read:
             ports[place.root] = number
         else:
-            copies.append(copy(f"output {port}", place, destination))
+            copies.append(copy(mover, f"output {port}", place, destination))
     return ports, copies
 
 

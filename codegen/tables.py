@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from qcc.codegen.arm import rules as arm
+from qcc.codegen.cuda import rules as cuda
 from qcc.codegen.families import Family
+from qcc.codegen.moves import CPU, Mover
 from qcc.codegen.target import Target
 from qcc.codegen.x86 import rules as x86
 
-TABLES: dict[str, tuple[Family, ...]] = {"x86_64": x86.FAMILIES, "aarch64": arm.FAMILIES}
+TABLES: dict[str, tuple[Family, ...]] = {"x86_64": x86.FAMILIES, "aarch64": arm.FAMILIES, "cuda": cuda.FAMILIES}
 
 
 def families_for(target: Target) -> tuple[Family, ...]:
     """The families whose kernels the target can run, in the order in which they are asked."""
     return TABLES[target.kernels]
+
+
+def mover_for(target: Target) -> Mover:
+    """How the target's kernels move bytes."""
+    return cuda.MOVER if target.is_gpu else CPU

@@ -64,13 +64,16 @@ class TeKernel:
     def macs(self) -> int:
         return self.op.macs(_types(self.inputs), _types(self.outputs))
 
-    def emit(self, target: Target) -> Any:
+    def expression(self) -> Any:
+        """The operator as a PrimFunc that is not scheduled; its parameters stand in the order of the operands."""
         from tvm import te
 
         placeholders = [te.placeholder(view.shape, element_name(view), f"x{number}") for number, view in enumerate(self.inputs)]
         results = self.op.lower(placeholders, _types(self.outputs))
-        function = te.create_prim_func([*(placeholders[position] for position in self.order), *results])
-        flat = flatten(schedule(function))
+        return te.create_prim_func([*(placeholders[position] for position in self.order), *results])
+
+    def emit(self, target: Target) -> Any:
+        flat = flatten(schedule(self.expression()))
         return raw_function(self.operands, [Call(flat, tuple(Place(number) for number in range(len(self.operands))))])
 
 

@@ -1,0 +1,148 @@
+"""Windows over channels-last images on GPUs: maximum, and sum with the requantization behind it. One thread per output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from qcc.codegen.cpu.pool import Geometry
+from qcc.codegen.cuda.elements import Elementwise, each
+from qcc.codegen.cuda.emit import GpuFunction, constant
+from qcc.codegen.cuda.scale import Scale, Scaler, numbers_view, scale_of
+from qcc.codegen.emit import Memory, cast
+from qcc.codegen.kernel import View
+from qcc.errors import CodegenError
+from qcc.ir import Array
+from qcc.ir.types import I32
+from qcc.ops import Requantize
+from qcc.ops.integer_pool import Window
+
+
+def _origins(geometry: Geometry, source: View, destination: View) -> View:
+    """Where the windows of the outputs begin."""
+    n, h, w, c = source.strides
+    return View(source.dtype, destination.shape, (n, h * geometry.strides[0], w * geometry.strides[1], c))
+
+
+def _each_tap(function: GpuFunction, geometry: Geometry, source: View, memory: Memory, first: Any, body: Callable[[Any], None]) -> None:
+    """`body(value)` for each element of a window."""
+    down, along = (d * s for d, s in zip(geometry.dilations, source.strides[1:3], strict=True))
+    with function.loop(0, geometry.kernel[0]) as i, function.loop(0, geometry.kernel[1]) as j:
+        body(memory.load(first + i * down + j * along))
+
+
+@dataclass(frozen=True)
+class WindowMaxKernel(Elementwise):
+    """The largest integer of each window. Operands: source, destination; N H W C, of one type."""
+
+    geometry: Geometry
+    source: View
+    destination: View
+
+    @property
+    def operands(self) -> tuple[View, ...]:
+        return self.source, self.destination
+
+    @property
+    def walked(self) -> tuple[View, ...]:
+        return _origins(self.geometry, self.source, self.destination), self.destination
+
+    def body(self, function: GpuFunction) -> None:
+        from tvm import tirx
+
+        source, destination = function.operands
+
+        def element(places: Sequence[Any]) -> None:
+            first = function.let(places[0], "first")
+            best = function.array(1, source.dtype, "best")
+            best.set(0, source.load(first))
+            _each_tap(function, self.geometry, self.source, source, first, lambda value: best.set(0, tirx.Max(best.get(0), value)))
+            destination.store(places[1], best.get(0))
+
+        each(function, self.nest, element)
+
+
+def plan_window_max(op: Window, source: View, destination: View) -> tuple[WindowMaxKernel, tuple[Array, ...]]:
+    """The kernel of a WindowMax node (no constants)."""
+    geometry = Geometry.of(op)
+    geometry.check(source, destination)
+    return WindowMaxKernel(geometry, source, destination), ()
+
+
+@dataclass(frozen=True)
+class WindowSumKernel(Elementwise):
+    """The requantized sum of each window. Operands: source, numbers, multiplier, destination; N H W C.
+
+    Attributes:
+        multiplier: int32, broadcasts to the destination (one number, or per channel, or per position).
+    """
+
+    geometry: Geometry
+    scale: Scale
+    source: View
+    multiplier: View
+    destination: View
+
+    @property
+    def operands(self) -> tuple[View, ...]:
+        return self.source, numbers_view(1), self.multiplier, self.destination
+
+    @property
+    def walked(self) -> tuple[View, ...]:
+        return _origins(self.geometry, self.source, self.destination), self.multiplier, self.destination
+
+    @property
+    def macs(self) -> int:
+        return prod(self.destination.shape) * prod(self.geometry.kernel)
+
+    def body(self, function: GpuFunction) -> None:
+        source, numbers, multiplier, destination = function.operands
+        scaler = Scaler(function, self.scale, numbers, 1)
+
+        def element(places: Sequence[Any]) -> None:
+            first = function.let(places[0], "first")
+            total = function.array(1, "int32", "total")
+            total.set(0, constant(0))
+            add: Callable[[Any], None] = lambda value: total.set(0, total.get(0) + cast(value, "int32"))  # noqa: E731
+            _each_tap(function, self.geometry, self.source, source, first, add)
+            result = scaler.finish(scaler.centred([total.get(0)]), [multiplier.load(places[1])])
+            destination.store(places[2], cast(result, destination.dtype))
+
+        each(function, self.nest, element)
+
+
+Planned = tuple[WindowSumKernel, tuple[Array, ...]]
+
+
+def plan_window_sum(op: Window, requantize: Requantize, multiplier: Array, source: View, destination: View) -> Planned:
+    """The kernel of a WindowSum node with the Requantize node (of one term) behind it, and its constants.
+
+    Args:
+        multiplier: int32, broadcasts to the destination's N OH OW C.
+    """
+    return _planned(Geometry.of(op), requantize, multiplier, source, destination)
+
+
+def plan_global_sum(requantize: Requantize, multiplier: Array, source: View, destination: View) -> Planned:
+    """The kernel of a ReduceSum node over axes 1 and 2 of N H W C with the Requantize node behind it, and its constants.
+
+    Args:
+        destination: N 1 1 C, or N C where the sum drops the axes.
+    """
+    if len(destination.shape) == 2:
+        (batch, channels), (image, step) = destination.shape, destination.strides
+        destination = View(destination.dtype, (batch, 1, 1, channels), (image, image, image, step))
+        multiplier = multiplier.reshape(multiplier.shape[0], 1, 1, -1) if multiplier.ndim == 2 else multiplier
+    return _planned(Geometry((source.shape[1], source.shape[2]), (1, 1), (1, 1)), requantize, multiplier, source, destination)
+
+
+def _planned(geometry: Geometry, op: Requantize, multiplier: Array, source: View, destination: View) -> Planned:
+    geometry.check(source, destination)
+    if len(op.zero_points) != 1 or destination.dtype != op.dtype or source.dtype.bits > 8:
+        found = f"{len(op.zero_points)} terms of {source.dtype} into {destination.dtype}"
+        raise CodegenError(f"window sum: expected one term of 8 bits and {op.dtype} results, got {found}")
+    scale, numbers = scale_of(op, op.zero_points, True)
+    multiplier = multiplier.reshape((1,) * (4 - multiplier.ndim) + multiplier.shape)
+    return WindowSumKernel(geometry, scale, source, View.contiguous(I32, multiplier.shape), destination), (numbers, multiplier)

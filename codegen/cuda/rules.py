@@ -1,0 +1,153 @@
+"""The table of kernel families of GPUs, and how each is planned from nodes, constants and places."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from qcc.codegen.cpu import rules as shared
+from qcc.codegen.cpu.rules import SCATTERED, STRIDED, image, requantization, view_of
+from qcc.codegen.cuda.border import plan_dequantize, plan_quantize
+from qcc.codegen.cuda.dense import plan_dense
+from qcc.codegen.cuda.elements import plan_clamp, plan_lookup, plan_multiply, plan_requantize
+from qcc.codegen.cuda.move import plan_copy, plan_fill_halo
+from qcc.codegen.cuda.pool import plan_global_sum, plan_window_max, plan_window_sum
+from qcc.codegen.cuda.te import GpuTeKernel
+from qcc.codegen.families import Call, Family, Site
+from qcc.codegen.groups import Group
+from qcc.codegen.kernel import View
+from qcc.codegen.moves import Mover, is_move, plan_move
+from qcc.codegen.placing import DENSE
+from qcc.ir import Graph, Node
+from qcc.ops import (
+    Clamp,
+    Dequantize,
+    IntegerConvolution,
+    IntegerMatMul,
+    IntegerMultiply,
+    Quantize,
+    ReduceSum,
+    Requantize,
+    WindowMax,
+    WindowSum,
+)
+
+MOVER = Mover(plan_copy, plan_fill_halo)
+
+
+def plan_linear(site: Site) -> list[Call]:
+    """A convolution or matrix product, with what follows it."""
+    node, requantize = site.group.node, site.group.requantize
+    x, y = site.place(node.inputs[0]), site.place(site.group.outputs[0])
+    residual = site.place(requantize.inputs[2]) if requantize is not None and len(requantize.inputs) > 2 else None
+    weights, bias = site.constant(node.inputs[1]), site.constant(node.inputs[2])
+    op = node.op if isinstance(node.op, IntegerConvolution) else IntegerConvolution()
+    if isinstance(node.op, IntegerMatMul):
+        weights = weights[:, None, None, :]
+    offsets = (x.offset, 0 if residual is None else residual.offset, y.offset)
+    kernel, constants = plan_dense(
+        image(x.view), weights, bias, op.strides, op.dilations, op.groups, image(y.view), requantization(site),
+        None if residual is None else image(residual.view), site.target, offsets, site.graph.types[node.inputs[1]].dtype.bits)
+    return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
+
+
+def plan_elementwise(site: Site) -> list[Call]:
+    """Sums of scaled terms, some of which may be constants."""
+    node, y = site.group.node, site.place(site.label)
+    terms = [site.argument(name) for name in node.inputs[::2]]
+    multipliers = [site.constant(name) for name in node.inputs[1::2]]
+    kernel, constants = plan_requantize(cast(Requantize, node.op), [view_of(term) for term in terms], multipliers, y.view)
+    return [Call(site.label, kernel, (*terms, *constants, y))]
+
+
+def is_requantize(graph: Graph, entry: Group) -> bool:
+    return isinstance(entry.node.op, Requantize)
+
+
+def plan_product(site: Site) -> list[Call]:
+    node, requantize = site.group.node, cast(Node, site.group.requantize)
+    a, b = (site.argument(name) for name in node.inputs)
+    y, multiplier = site.place(site.label), site.constant(requantize.inputs[1])
+    zero_points = cast(IntegerMultiply, node.op).zero_points
+    kernel, constants = plan_multiply(zero_points, cast(Requantize, requantize.op), [view_of(a), view_of(b)], multiplier, y.view)
+    return [Call(site.label, kernel, (a, b, *constants, y))]
+
+
+def plan_pooled_sum(site: Site) -> list[Call]:
+    node, requantize = site.group.node, cast(Node, site.group.requantize)
+    x, y = site.place(node.inputs[0]), site.place(site.label)
+    op, multiplier = cast(Requantize, requantize.op), site.constant(requantize.inputs[1])
+    if isinstance(node.op, WindowSum):
+        kernel, constants = plan_window_sum(node.op, op, multiplier, x.view, y.view)
+    else:
+        assert isinstance(node.op, ReduceSum)
+        kernel, constants = plan_global_sum(op, multiplier, x.view, y.view)
+    return [Call(site.label, kernel, (x, *constants, y))]
+
+
+def is_maximum(graph: Graph, entry: Group) -> bool:
+    return isinstance(entry.node.op, WindowMax)
+
+
+def plan_maximum(site: Site) -> list[Call]:
+    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
+    kernel, constants = plan_window_max(cast(WindowMax, site.group.node.op), x.view, y.view)
+    return [Call(site.label, kernel, (x, *constants, y))]
+
+
+def plan_table(site: Site) -> list[Call]:
+    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
+    kernel, constants = plan_lookup(x.view, site.constant(site.group.node.inputs[1]), y.view)
+    return [Call(site.label, kernel, (x, *constants, y))]
+
+
+def plan_clamps(site: Site) -> list[Call]:
+    assert isinstance(site.group.node.op, Clamp)
+    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
+    low, high = (site.constant(name) for name in site.group.node.inputs[1:])
+    kernel, constants = plan_clamp(x.view, low, high, y.view)
+    return [Call(site.label, kernel, (x, *constants, y))]
+
+
+def plan_moves(site: Site) -> list[Call]:
+    return plan_move(site, MOVER)
+
+
+def plan_quantizes(site: Site) -> list[Call]:
+    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
+    kernel, constants = plan_quantize(cast(Quantize, site.group.node.op), x.view, y.view)
+    return [Call(site.label, kernel, (x, *constants, y))]
+
+
+def plan_dequantizes(site: Site) -> list[Call]:
+    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
+    kernel, constants = plan_dequantize(cast(Dequantize, site.group.node.op), site.constant(site.group.node.inputs[1]), x.view, y.view)
+    return [Call(site.label, kernel, (x, *constants, y))]
+
+
+def plan_generic(site: Site) -> list[Call]:
+    """One call per node through `Op.lower`; an accumulator between two nodes lies in the arena."""
+    calls = []
+    for node in site.group.nodes:
+        constant = tuple(i for i, name in enumerate(node.inputs) if site.graph.is_constant(name))
+        outputs = tuple(site.place(name) for name in node.outputs)
+        views = tuple(View.contiguous(t.dtype, t.shape) for t in site.graph.input_types(node))
+        kernel = GpuTeKernel(node.op, views, tuple(place.view for place in outputs), constant)
+        arguments = (site.argument(node.inputs[position]) for position in kernel.order)
+        calls.append(Call(node.outputs[0], kernel, (*arguments, *outputs)))
+    return calls
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("deep linear", shared.is_deep_linear, DENSE, plan_linear),
+    Family("linear", shared.is_linear, STRIDED, plan_linear),
+    Family("requantize", is_requantize, SCATTERED, plan_elementwise),
+    Family("product", shared.is_product, SCATTERED, plan_product),
+    Family("sum", shared.is_pooled_sum, STRIDED, plan_pooled_sum),
+    Family("maximum", is_maximum, STRIDED, plan_maximum),
+    Family("lookup", shared.is_lookup, STRIDED, plan_table),
+    Family("clamp", shared.is_clamp, SCATTERED, plan_clamps),
+    Family("move", is_move, STRIDED, plan_moves),
+    Family("quantize", shared.is_quantize, SCATTERED, plan_quantizes),
+    Family("dequantize", shared.is_dequantize, SCATTERED, plan_dequantizes),
+    Family("generic", shared.takes_anything, DENSE, plan_generic),
+)
