@@ -48,7 +48,7 @@ class IslandRequest:
 
     def probe(self, target: Target) -> Island:
         """Lower the node (in a child process)."""
-        return _lower(self)
+        return _lower(self, target.is_gpu)
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,13 @@ def _reasons(requests: Sequence[IslandRequest], answers: Sequence[Any]) -> dict[
     return {request.label: answer.message for request, answer in zip(requests, answers, strict=True) if isinstance(answer, Failure)}
 
 
-def _lower(request: IslandRequest) -> Island:
+def _lower(request: IslandRequest, gpu: bool) -> Island:
     import tvm
     from tvm import s_tir
 
     program = _Program(_legalized(request), request)
     # A function that is called twice needs variables of its own each time.
-    flat = [(flatten(_scheduled(s_tir.renew_defs(function))), slots) for function, slots in program.calls]
+    flat = [(flatten(_scheduled(s_tir.renew_defs(function), gpu), not gpu), slots) for function, slots in program.calls]
     internal = program.place_results()
     sizes = [aligned(bytes_of(buffer)) for function, _ in flat for buffer in large_buffers(function)]
     workspace = internal + sum(sizes)
@@ -241,8 +241,9 @@ class _Program:
         return size
 
 
-def _scheduled(function: Any) -> Any:
-    """Inline what one other block reads; then let each row of a single output be computed whole, where that repeats no work."""
+def _scheduled(function: Any, gpu: bool) -> Any:
+    """Inline what one other block reads; then let each row of a single output be computed whole, where that repeats no work. On a GPU,
+    what is between blocks belongs to a thread."""
     import tvm
     from tvm import s_tir
 
@@ -253,6 +254,10 @@ def _scheduled(function: Any) -> Any:
         if work.get(block).name_hint not in outputs and not any(loop_kinds(work, block)) and len(work.get_consumers(block)) == 1:
             with suppress(s_tir.schedule.ScheduleError):     # it is not elementwise after all: it stays
                 work.compute_inline(block)
+    if gpu:
+        for block in work.get_child_blocks(root):
+            if work.get(block).name_hint not in outputs:
+                work.set_scope(block, 0, "local")
     if len(outputs) == 1 and work.get_loops(work.get_sblock(outputs[0])):
         attempt = work.copy()
         with suppress(s_tir.schedule.ScheduleError):         # it does not go by rows

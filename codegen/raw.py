@@ -19,8 +19,8 @@ MARK = "qcc.tasks"          # annotation of the loop that is divided into tasks:
 STACK_BYTES = 1 << 14       # a larger buffer lies in the workspace
 
 
-def flatten(function: Any) -> Any:
-    """Lower a scheduled PrimFunc until only loops, flat buffers and scalar code are left."""
+def flatten(function: Any, vectors: bool = True) -> Any:
+    """Lower a scheduled PrimFunc until only loops, flat buffers, and vectors if they are wanted, are left."""
     import tvm
     from tvm import s_tir, tirx
 
@@ -28,7 +28,7 @@ def flatten(function: Any) -> Any:
     passes = [
         blocks.CanonicalizeLoop(), blocks.LowerInitBlock(), blocks.PlanAndUpdateBufferAllocationLocation(), blocks.ConvertBlocksToOpaque(),
         blocks.CompactBufferAllocation(), blocks.LowerMatchBuffer(), blocks.StmtSimplify(), blocks.LowerOpaqueBlock(), flat.FlattenBuffer(),
-        flat.BF16ComputeLegalize(), flat.NarrowDataType(32), blocks.LoopPartition(), flat.VectorizeLoop(True), flat.StorageRewrite(),
+        flat.BF16ComputeLegalize(), flat.NarrowDataType(32), blocks.LoopPartition(), flat.VectorizeLoop(vectors), flat.StorageRewrite(),
         flat.UnrollLoop(), blocks.RenormalizeSplitPattern(), flat.StmtSimplify(), flat.RemoveNoOp(), blocks.RewriteUnsafeSelect(),
     ]
     return tvm.ir.transform.Sequential(passes)(tvm.IRModule({"main": function}))["main"]

@@ -162,11 +162,12 @@ class GpuFunction(Function):
 
         self.append(tirx.DeclBuffer(buffer, data=memory.buffer.data))
 
-    def finish(self, bind: bool = True) -> Any:
+    def finish(self, bind: bool = True, parameters: Sequence[Any] = ()) -> Any:
         """The TIR function.
 
         Args:
             bind: bind the grid and the block; False where statements that were appended do.
+            parameters: of the statements that were appended, where they do not use `operands`.
         """
         from tvm import ir, tirx
 
@@ -177,4 +178,4 @@ class GpuFunction(Function):
         for tag, variable, extent in extents:
             axis = tirx.IterVar(ir.Range(0, extent), variable, 1, tag)      # 1 is IterVar.ThreadIndex
             body = tirx.AttrStmt(axis, "thread_extent", constant(extent), body)
-        return tirx.PrimFunc(list(self._parameters), body).with_attr("tirx.noalias", True)
+        return tirx.PrimFunc(list(parameters or self._parameters), body).with_attr("tirx.noalias", True)

@@ -9,10 +9,12 @@ from qcc.codegen.cpu.rules import SCATTERED, STRIDED, image, requantization, vie
 from qcc.codegen.cuda.border import plan_dequantize, plan_quantize
 from qcc.codegen.cuda.dense import plan_dense
 from qcc.codegen.cuda.elements import plan_clamp, plan_lookup, plan_multiply, plan_requantize
+from qcc.codegen.cuda.island import plan_float
 from qcc.codegen.cuda.move import plan_copy, plan_fill_halo
 from qcc.codegen.cuda.pool import plan_global_sum, plan_window_max, plan_window_sum
 from qcc.codegen.cuda.te import GpuTeKernel
 from qcc.codegen.families import Call, Family, Site
+from qcc.codegen.floats import is_island
 from qcc.codegen.groups import Group
 from qcc.codegen.kernel import View
 from qcc.codegen.moves import Mover, is_move, plan_move
@@ -149,5 +151,6 @@ FAMILIES: tuple[Family, ...] = (
     Family("move", is_move, STRIDED, plan_moves),
     Family("quantize", shared.is_quantize, SCATTERED, plan_quantizes),
     Family("dequantize", shared.is_dequantize, SCATTERED, plan_dequantizes),
+    Family("float", is_island, DENSE, plan_float),
     Family("generic", shared.takes_anything, DENSE, plan_generic),
 )
