@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from qcc.codegen.arm.epilogue import PARAMETERS, NeonEpilogue, parameters
-from qcc.codegen.arm.intrinsics import LANES, VECTOR, dot_product_of
+from qcc.codegen.arm.intrinsics import LANES, dot_product_of
 from qcc.codegen.arm.tiles import candidates, choose, cycles
 from qcc.codegen.cpu.dense import ImplicitProduct, check_dense, merge_pixels
-from qcc.codegen.cpu.packing import WORD, fits_nibbles, merge_groups, pack_nibbles, pack_numbers, pack_weights, panel_channels, words
+from qcc.codegen.cpu.packing import WORD, merge_groups, pack_numbers, pack_runs, pack_weights, panel_channels, stored_bits, words
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.cpu.tile import Tile
 from qcc.codegen.kernel import View, unchanged
@@ -41,12 +41,11 @@ class NeonDenseKernel(ImplicitProduct):
     @property
     def steps(self) -> int:
         down, along, run = self.runs
-        return down * along * padded_words(run, self.in_twos)
+        return down * along * padded_words(run, self.paired)
 
     @property
-    def in_twos(self) -> bool:
-        """Whether runs are filled up to two words: matrix instructions take eight bytes, and unpacking gives two vectors of weights."""
-        return self.paired or (self.nibbles and self.tile.blocks % 2 == 1)
+    def stretch(self) -> int:
+        return LANES * self.tile.blocks
 
     @property
     def parameters(self) -> tuple[View, ...]:
@@ -58,9 +57,9 @@ class NeonDenseKernel(ImplicitProduct):
         return NeonDenseCode(self, target).emit()
 
 
-def padded_words(run: int, in_twos: bool) -> int:
+def padded_words(run: int, paired: bool) -> int:
     """32-bit words that the weights of a run fill."""
-    return words(run) + words(run) % 2 if in_twos else words(run)
+    return words(run) + words(run) % 2 if paired else words(run)
 
 
 def plan_dense(
@@ -82,7 +81,7 @@ def plan_dense(
         dilations = (1, 1)
     epilogue = None if requantization is None else NeonEpilogue.of(requantization)
     form = NeonDenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, LANES, tile or Tile(1, 1, 1),
-                           fits_nibbles(weights))
+                           stored_bits(weights))
     kernel = tuned(_tiled(form, target, tile))
     channels = output.shape[3]
     if dot_product_of(target, kernel.paired).signed:
@@ -103,14 +102,14 @@ def centred_bias(weights: Array, bias: Array) -> Array:
 
 
 def _pack_weights(runs: Array, channels: Array, kernel: NeonDenseKernel) -> Array:
-    """i8 [OC, runs, bytes] -> the constant of `kernel`; in pairs, eight bytes of a channel follow each other."""
-    filled = np.pad(runs, ((0, 0), (0, 0), (0, padded_words(runs.shape[2], kernel.in_twos) * WORD - runs.shape[2])))
+    """i8 [OC, runs, bytes] -> [panels, ...] as `pack_runs` has it; in pairs, eight bytes of a channel follow each other."""
+    filled = np.pad(runs, ((0, 0), (0, 0), (0, padded_words(runs.shape[2], kernel.paired) * WORD - runs.shape[2])))
     packed = pack_weights(filled, channels)
     if kernel.paired:
         panels, steps, blocks, lanes, _ = packed.shape
         halves = packed.reshape(panels, steps // 2, 2, blocks, lanes, WORD).transpose(0, 1, 3, 4, 2, 5)
         packed = np.ascontiguousarray(halves).reshape(packed.shape)
-    return pack_nibbles(packed, VECTOR) if kernel.nibbles else packed
+    return pack_runs(packed, runs.shape[1], kernel.weight_bits, kernel.stretch)
 
 
 def _tiled(form: NeonDenseKernel, target: Target, tile: Tile | None) -> NeonDenseKernel:
@@ -125,8 +124,7 @@ def _tiled(form: NeonDenseKernel, target: Target, tile: Tile | None) -> NeonDens
             if tile is not None and factor == 1:
                 forms.append((cycles(kernel.work, tile, dot), kernel))
             elif tile is None and form.groups % factor == 0:
-                kernel = replace(kernel, tile=replace(kernel.tile, blocks=2 if kernel.work.channels > LANES else 1))
-                if any(candidates(kernel.work, dot, kernel.nibbles)):
-                    kernel = replace(kernel, tile=choose(kernel.work, dot, kernel.nibbles))
+                if any(candidates(kernel.work, dot)):
+                    kernel = replace(kernel, tile=choose(kernel.work, dot))
                     forms.append((cycles(kernel.work, kernel.tile, dot), kernel))
     return min(forms, key=lambda entry: entry[0])[1]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcc.codegen.arm.epilogue import NeonRequantizer
-from qcc.codegen.arm.intrinsics import LANES, VECTOR, dot_product_of, unpack_nibbles
+from qcc.codegen.arm.intrinsics import LANES, VECTOR, dot_product_of
 from qcc.codegen.cpu.dense_code import ImplicitProductCode
 from qcc.codegen.cpu.epilogue import Requantizer
+from qcc.codegen.cpu.unpacking import load_weights
 from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret, shuffle
 from qcc.codegen.target import Target
 
@@ -37,7 +38,7 @@ class NeonDenseCode(ImplicitProductCode):
         kernel, function = self.kernel, self.function
         down, along, _ = kernel.runs
         row_bytes, column_bytes = kernel.dilations[0] * kernel.source.strides[1], kernel.dilations[1] * kernel.source.strides[2]
-        word_bytes = kernel.tile.blocks * VECTOR // (2 if kernel.nibbles else 1)
+        word_bytes = kernel.step_bytes
         count = kernel.steps // (down * along)
         whole, left = divmod(count, LANES)
         if self.product.paired:
@@ -72,14 +73,9 @@ class NeonDenseCode(ImplicitProductCode):
 
     def _weights(self, weights: Any, count: int) -> Iterator[Any]:
         """The vectors of `count` words of weights, in the order in which they lie in memory."""
-        function, number = self.function, count * self.kernel.tile.blocks
-        if not self.kernel.nibbles:
-            for index in range(number):
-                yield function.let(self.weights.load(weights + index * VECTOR, VECTOR))
-            return
-        for index in range(number // 2):
-            for vector in unpack_nibbles(function.let(self.weights.load(weights + index * VECTOR, VECTOR))):
-                yield function.let(vector)
+        kernel, function = self.kernel, self.function
+        for vector in load_weights(function, self.weights, weights, count * kernel.tile.blocks, VECTOR, kernel.weight_bits):
+            yield vector if kernel.weight_bits == 8 else function.let(vector >> constant(8 - kernel.weight_bits, "int8", VECTOR))
 
     def _exchange(self, accumulators: list[list[Register]]) -> None:
         """Two pixels of four channels <-> two channels of two pixels, twice: the same exchange there and back."""

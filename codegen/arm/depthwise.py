@@ -15,16 +15,17 @@ import numpy as np
 
 from qcc.codegen.arm.dense import LEAST_WEIGHT, centred_bias
 from qcc.codegen.arm.epilogue import PARAMETERS, NeonEpilogue, NeonRequantizer, parameters
-from qcc.codegen.arm.intrinsics import LANES, unpack_nibbles
+from qcc.codegen.arm.intrinsics import LANES
 from qcc.codegen.cpu.depthwise import DepthwiseForm, check_depthwise
 from qcc.codegen.cpu.epilogue import Output
-from qcc.codegen.cpu.packing import fits_nibbles, pack_nibbles, pack_numbers, take_channels
+from qcc.codegen.cpu.packing import pack_bits, pack_numbers, stored_bits, take_channels
 from qcc.codegen.cpu.requantization import Requantization
+from qcc.codegen.cpu.unpacking import load_weights
 from qcc.codegen.emit import Function, Memory, Register, cast, constant, llvm, reinterpret, shuffle, store_first
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
 from qcc.errors import CodegenError
-from qcc.ir.types import I8, I32, Array
+from qcc.ir.types import I8, I32, U8, Array
 
 VECTORS = 4             # accumulators of a block of channels
 BLOCK = VECTORS * LANES
@@ -37,11 +38,11 @@ class NeonDepthwiseKernel(DepthwiseForm):
     """A depthwise layer with widening products.
 
     Attributes:
-        nibbles: the weights of two taps lie in the bytes of one (packing.pack_nibbles).
+        weight_bits: in which a weight is stored (`packing.stored_bits`); weights of two taps share bytes.
     """
 
     epilogue: NeonEpilogue | None
-    nibbles: bool = False
+    weight_bits: int = 8
 
     @property
     def blocks(self) -> int:
@@ -51,8 +52,7 @@ class NeonDepthwiseKernel(DepthwiseForm):
     def rows_of_taps(self) -> tuple[int, int]:
         """Rows of weights, of which the code loops over those of tall windows, and the vectors of one."""
         down, along = self.window
-        rows, taps = (1, down * along) if down * along <= UNROLLED else (down, along)
-        return rows, -(-taps // 2) if self.nibbles else taps
+        return (1, down * along) if down * along <= UNROLLED else (down, along)
 
     @property
     def columns(self) -> int:
@@ -60,7 +60,9 @@ class NeonDepthwiseKernel(DepthwiseForm):
 
     @property
     def operands(self) -> tuple[View, ...]:
-        weights = View.contiguous(I8, (self.blocks, *self.rows_of_taps, BLOCK))
+        rows, taps = self.rows_of_taps
+        packed = (self.blocks, rows * taps * BLOCK * self.weight_bits // 8)
+        weights = View.contiguous(U8, packed) if self.weight_bits < 8 else View.contiguous(I8, (self.blocks, rows, taps, BLOCK))
         numbers = View.contiguous(I32, (self.blocks, VECTORS, self.numbers, LANES))
         residual = () if self.residual is None else (self.residual,)
         return (self.source, *residual, weights, numbers, *(() if self.epilogue is None else (PARAMETERS,)), self.output)
@@ -118,15 +120,15 @@ class _Emitter:
         accumulators = [[function.register(value) for value in initial] for _ in range(kernel.columns)]
         source = self._address(kernel.source, image, row * kernel.strides[0], column * kernel.strides[1], channel)
         down, along = kernel.window
-        rows, vectors = kernel.rows_of_taps
+        rows, taps = kernel.rows_of_taps
+        tap_bytes = BLOCK * kernel.weight_bits // 8
         steps = [distance * stride for distance, stride in zip(kernel.dilations, kernel.source.strides[1:3], strict=True)]
         with ExitStack() as loops:
             first = 0 if rows == 1 else loops.enter_context(function.loop(0, down))
             offsets = [kh * steps[0] + kw * steps[1] for kh in range(down // rows) for kw in range(along)]
-            weights = (block * rows + first) * (vectors * BLOCK)
+            weights = (block * rows + first) * (taps * tap_bytes)
             for start in range(0, len(offsets), 2):
-                address = weights + start * BLOCK // (2 if kernel.nibbles else 1)
-                self._pair(accumulators, source + first * steps[0], address, offsets[start : start + 2])
+                self._pair(accumulators, source + first * steps[0], weights + start * tap_bytes, offsets[start : start + 2])
         output = self._address(kernel.output, image, row, column, channel)
         residual = None if kernel.residual is None else self._address(kernel.residual, image, row, column, channel)
         self._finish(accumulators, block, output, residual)
@@ -134,10 +136,9 @@ class _Emitter:
     def _pair(self, accumulators: list[list[Register]], source: Any, weights: Any, offsets: Sequence[int]) -> None:
         """Add the products of one or two taps, whose weights follow each other."""
         kernel, function = self.kernel, self.function
-        if kernel.nibbles:
-            factors = list(map(function.let, unpack_nibbles(function.let(self.weights.load(weights, BLOCK)))))[: len(offsets)]
-        else:
-            factors = [function.let(self.weights.load(weights + tap * BLOCK, BLOCK)) for tap in range(len(offsets))]
+        factors = list(load_weights(function, self.weights, weights, len(offsets), BLOCK, kernel.weight_bits))
+        if kernel.weight_bits < 8:
+            factors = [function.let(factor >> constant(8 - kernel.weight_bits, "int8", BLOCK)) for factor in factors]
         for pixel, registers in enumerate(accumulators):
             place = source + pixel * kernel.strides[1] * kernel.source.strides[2]
             taken = [self.source.load(place + offset, BLOCK) ^ constant(128, "uint8", BLOCK) for offset in offsets]
@@ -184,7 +185,7 @@ def plan_depthwise(
         raise CodegenError(f"depthwise layer for {target.name}: a weight is {weights.min()}, expected at least {LEAST_WEIGHT}")
     epilogue = None if requantization is None else NeonEpilogue.of(requantization)
     kernel = tuned(NeonDepthwiseKernel(source, output, residual, (weights.shape[1], weights.shape[2]), strides, dilations, epilogue,
-                                       fits_nibbles(weights)))
+                                       stored_bits(weights)))
     order = _channels(output.shape[3])
     packed = _pack_weights(take_channels(weights[..., 0], order).transpose(0, 2, 3, 1), kernel)
     order, bias = order.reshape(-1, VECTORS, LANES), centred_bias(weights, bias)
@@ -194,12 +195,9 @@ def plan_depthwise(
 
 
 def _pack_weights(windows: Array, kernel: NeonDepthwiseKernel) -> Array:
-    """i8 [blocks, KH, KW, BLOCK] -> i8 [blocks, *rows_of_taps, BLOCK]."""
-    rows, vectors = kernel.rows_of_taps
-    taps = windows.reshape(kernel.blocks * rows, -1, BLOCK)
-    if kernel.nibbles:
-        taps = pack_nibbles(np.pad(taps, ((0, 0), (0, 2 * vectors - taps.shape[1]), (0, 0))), BLOCK)
-    return np.ascontiguousarray(taps.reshape(kernel.blocks, rows, vectors, BLOCK))
+    """i8 [blocks, KH, KW, BLOCK] -> i8 [blocks, *rows_of_taps, BLOCK], or u8 [blocks, bytes]."""
+    taps = np.ascontiguousarray(windows).reshape(kernel.blocks, *kernel.rows_of_taps, BLOCK)
+    return taps if kernel.weight_bits == 8 else pack_bits(taps, kernel.weight_bits, 2)
 
 
 def _channels(channels: int) -> Array:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qcc.codegen.emit import constant, llvm, reinterpret, shuffle
+from qcc.codegen.emit import llvm, reinterpret, shuffle
 from qcc.codegen.target import Target
 from qcc.errors import CodegenError
 
@@ -63,12 +63,6 @@ def _widening(accumulator: Any, activations: Any, word: int, weight: Any) -> Any
     products = [llvm("llvm.aarch64.neon.smull", "int16x8", shuffle([repeated], half), shuffle([weight], half)) for half in halves]
     pairs = llvm("llvm.aarch64.neon.addp", "int16x8", *products)
     return accumulator + llvm("llvm.aarch64.neon.saddlp", "int32x4", pairs)
-
-
-def unpack_nibbles(packed: Any) -> tuple[Any, Any]:
-    """int8x16 -> the signed numbers in the lower and in the upper four bits of its bytes, as int8x16 each."""
-    four = constant(4, "int8", VECTOR)
-    return (packed << four) >> four, packed >> four
 
 
 DOT_PRODUCTS = {

@@ -29,12 +29,12 @@ STORE = 0.5             # cycles to store one int32 accumulator
 TILE_OVERHEAD = 6.0     # cycles to find the addresses of a tile and to start its loops
 
 
-def candidates(work: Work, dot: DotProduct, nibbles: bool = False) -> Iterator[Tile]:
+def candidates(work: Work, dot: DotProduct) -> Iterator[Tile]:
     """Tiles that fit in the registers and in the layer; of an even number of pixels where they are taken in pairs, and of an even
-    number of blocks, if there are two, where two vectors of weights are unpacked at a time."""
+    number of blocks, if there are two, where vectors of weights share bytes."""
     most_blocks = ceil(work.channels / LANES)
     for blocks, most in MOST_PIXELS[dot.name].items():
-        if blocks > most_blocks or (nibbles and blocks % 2 and most_blocks > 1):
+        if blocks > most_blocks or (work.weight_bits < 8 and blocks % 2 and most_blocks > 1):
             continue
         for rows in range(1, min(work.rows, most) + 1):
             for columns in range(1, min(work.columns, most // rows) + 1):
@@ -53,6 +53,6 @@ def cycles(work: Work, tile: Tile, dot: DotProduct) -> float:
     return work.images * work.groups * tiles * (work.steps * step + accumulators * store + overhead)
 
 
-def choose(work: Work, dot: DotProduct, nibbles: bool = False) -> Tile:
+def choose(work: Work, dot: DotProduct) -> Tile:
     """The candidate of least cost; among equals the widest, then the smallest (so that the choice is reproducible)."""
-    return min(candidates(work, dot, nibbles), key=lambda tile: (cycles(work, tile, dot), -tile.columns, tile))
+    return min(candidates(work, dot), key=lambda tile: (cycles(work, tile, dot), -tile.columns, tile))

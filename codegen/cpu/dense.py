@@ -16,7 +16,7 @@ from qcc.codegen.cpu.requantization import Requantization, is_bytes
 from qcc.codegen.cpu.tile import Tile, Work, panels
 from qcc.codegen.kernel import View
 from qcc.errors import CodegenError
-from qcc.ir.types import I8, I32, Array
+from qcc.ir.types import I8, I32, U8, Array
 
 PANEL_GROUP_BYTES = 384 * 1024    # weights that stay in the second-level cache while pixels stream past them
 LEAST_TASKS = 64                  # to share among threads, where a layer has as many panels and tiles
@@ -37,7 +37,7 @@ class ImplicitProduct:
         epilogue: the code of the requantization; None writes int32 accumulators with the bias added.
         lanes: 32-bit lanes of a vector, which fixes the layout of the constants.
         tile: outputs that one pass of the registers computes.
-        nibbles: weights are stored in four bits, two vectors of them in the bytes of one (packing.pack_nibbles).
+        weight_bits: in which a weight is stored (`packing.stored_bits`); weights of fewer than 8 share bytes.
     """
 
     source: View
@@ -50,7 +50,7 @@ class ImplicitProduct:
     epilogue: Epilogue | None
     lanes: int
     tile: Tile
-    nibbles: bool = False
+    weight_bits: int = 8
 
     @property
     def merged(self) -> bool:
@@ -69,21 +69,37 @@ class ImplicitProduct:
         return down * along * words(run)
 
     @property
-    def panel_bytes(self) -> int:
-        """Memory that the weights of a panel take."""
-        return self.steps * self.tile.blocks * self.lanes * WORD // (2 if self.nibbles else 1)
-
-    @property
     def work(self) -> Work:
         """The layer as the cost model sees it."""
         images, rows, columns, channels = self.output.shape
         own = channels // self.groups
-        return Work(rows, columns, own, self.steps, images, self.groups, self.epilogue is not None, self.residual is not None)
+        return Work(rows, columns, own, self.steps, images, self.groups, self.epilogue is not None, self.residual is not None,
+                    self.weight_bits)
 
     @property
     def numbers(self) -> int:
         """Constants per channel: bias and multiplier."""
         return 1 if self.epilogue is None else 2
+
+    @property
+    def vector(self) -> int:
+        """Weights of one vector."""
+        return self.lanes * WORD
+
+    @property
+    def lift(self) -> int:
+        """Accumulators are so many powers of two larger than the sums."""
+        return 0
+
+    @property
+    def stretch(self) -> int:
+        """Vectors of weights of a run that the code takes at once, where a run has more."""
+        raise NotImplementedError
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of weights per step."""
+        return self.tile.blocks * self.vector * self.weight_bits // 8
 
     @property
     def panels(self) -> int:
@@ -93,7 +109,7 @@ class ImplicitProduct:
     @property
     def panel_group(self) -> int:
         """Panels that are computed for a tile of pixels before the next tile."""
-        cached = PANEL_GROUP_BYTES // self.panel_bytes
+        cached = PANEL_GROUP_BYTES // (self.steps * self.step_bytes)
         shared = self.panels // -(-LEAST_TASKS // prod(self.pixel_tiles))
         return max(1, min(self.panels, cached, shared))
 
@@ -105,9 +121,9 @@ class ImplicitProduct:
     @property
     def operands(self) -> tuple[View, ...]:
         blocks = (self.panels, self.tile.blocks)
-        vector = self.lanes * WORD
-        shape = (self.panel_bytes // vector, vector) if self.nibbles else (self.steps, *blocks[1:], self.lanes, WORD)
-        weights = View.contiguous(I8, (self.panels, *shape))
+        whole = (self.panels, self.steps, self.tile.blocks, self.lanes, WORD)
+        packed = (self.panels, self.steps * self.step_bytes)
+        weights = View.contiguous(U8, packed) if self.weight_bits < 8 else View.contiguous(I8, whole)
         numbers = View.contiguous(I32, (*blocks, self.numbers, self.lanes))
         residual = () if self.residual is None else (self.residual,)
         return (self.source, *residual, weights, numbers, *self.parameters, self.output)

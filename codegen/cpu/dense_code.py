@@ -11,7 +11,7 @@ import numpy as np
 from qcc.codegen.cpu.dense import ImplicitProduct
 from qcc.codegen.cpu.epilogue import Output, Requantizer
 from qcc.codegen.cpu.packing import block_offsets
-from qcc.codegen.emit import Function, Memory, Register, cast, store_first
+from qcc.codegen.emit import Function, Memory, Register, cast, constant, store_first
 from qcc.codegen.kernel import View
 
 Requantizing = Callable[[Function, Memory, Memory, Memory], Requantizer]    # numbers, parameters and output of a layer
@@ -68,7 +68,7 @@ class ImplicitProductCode(ABC):
         source = self._address(kernel.source, image, row * kernel.strides[0], column * kernel.strides[1],
                                group * (kernel.source.shape[3] // kernel.groups))
         accumulators = [[self._initial(panel, block) for block in range(tile.blocks)] for _ in range(tile.pixels)]
-        self._reduce(accumulators, source, self.function.let(panel * kernel.panel_bytes), upcoming)
+        self._reduce(accumulators, source, self.function.let(panel * (kernel.steps * kernel.step_bytes)), upcoming)
         output = self._address(kernel.output, image, row, column, channel)
         residual = None if kernel.residual is None else self._address(kernel.residual, image, row, column, channel)
         self._finish(accumulators, panel, output, residual)
@@ -99,7 +99,7 @@ class ImplicitProductCode(ABC):
             for block in range(blocks):
                 value, channel = accumulators[pixel][block].get(), self.offsets[block]
                 if self.requantizer is None:
-                    store_first(self.output, address + channel, value, width)
+                    store_first(self.output, address + channel, value >> constant(kernel.lift, "int32", lanes), width)
                     continue
                 added = None
                 if self.residual is not None and kernel.residual is not None:

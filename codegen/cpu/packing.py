@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from qcc.ir.types import Array
 WORD = 4    # products of one 32-bit lane
 TAPS = WORD
 VECTORS = 4    # of one block of channels in a depthwise layer, as many as the epilogue narrows together
+GROUPS = {2: 4, 3: 8, 4: 2}    # bits of a stored weight -> vectors that are stored together, in as many bytes as their bits fill
 
 
 def words(run: int) -> int:
@@ -65,16 +67,55 @@ def pack_weights(runs: Array, channels: Array) -> Array:
     return np.ascontiguousarray(lanes.transpose(0, 3, 1, 2, 4))
 
 
-def fits_nibbles(weights: Array) -> bool:
-    """Whether every weight is a signed number of four bits."""
-    return bool(weights.size) and int(weights.min()) >= -8 and int(weights.max()) <= 7
+def stored_bits(weights: Array) -> int:
+    """The bits in which kernels store weights of these values: 2, 3 or 4 where all fit, else 8."""
+    low, high = int(weights.min(initial=0)), int(weights.max(initial=0))
+    return next((bits for bits in sorted(GROUPS) if low >= -(1 << bits >> 1) and high < 1 << bits >> 1), 8)
 
 
-def pack_nibbles(packed: Array, vector: int) -> Array:
-    """i8 [panels, ...] -> i8 [panels, n, vector]: of every two vectors of `vector` bytes that follow each other, the first one's weights
-    are the lower four bits of the bytes, the second one's the upper. A panel has 2n vectors."""
-    pairs = packed.reshape(packed.shape[0], -1, 2, vector)
-    return np.ascontiguousarray(((pairs[:, :, 0] & 15) | (pairs[:, :, 1] << 4)).astype(np.int8))
+def packed_bytes(shape: Sequence[int], bits: int) -> int:
+    """Bytes of a tensor of weights at so many bits each: 5 to 7 bits fill a byte."""
+    return -(-prod(shape) * (bits if bits in GROUPS else 8) // 8)
+
+
+def parts(count: int, group: int) -> list[int]:
+    """A number of vectors as groups, then as powers of two: fewer vectors than a group has are packed as a group of shorter slices."""
+    sizes = [group] * (count // group)
+    return sizes + [size for size in (1 << bit for bit in reversed(range(group.bit_length()))) if count % group & size]
+
+
+def pack_bits(vectors: Array, bits: int, stretch: int) -> Array:
+    """i8 [panels, runs, vectors, bytes] -> u8 [panels, bytes]: every weight in its own bits and no more.
+
+    Code that unpacks begins at stretches of a run. In a stretch, groups of vectors share bytes: the first has the lowest bits. Of a
+    group of eight 3-bit vectors a..h, three are stored: `a b g' | c d h' | e f gh`, where two bits each are left for g and h.
+    """
+    panels, runs, count, vector = vectors.shape
+    stored = []
+    for start in range(0, count, stretch):
+        place = start
+        for size in parts(min(stretch, count - start), GROUPS[bits]):
+            slices = vectors[:, :, place : place + size].reshape(panels, runs, GROUPS[bits], size * vector // GROUPS[bits])
+            stored.append(_together(np.moveaxis(slices, 2, 0).astype(np.uint8) & np.uint8((1 << bits) - 1), bits))
+            place += size
+    return np.ascontiguousarray(np.concatenate(stored, axis=-1).reshape(panels, -1))
+
+
+def pack_runs(packed: Array, runs: int, bits: int, stretch: int) -> Array:
+    """i8 [panels, steps, blocks, lanes, 4] as it is for 8 bits, else u8 [panels, bytes]; `runs` of equal numbers of steps."""
+    panels, steps, blocks, lanes, word = packed.shape
+    vectors = packed.reshape(panels, runs, steps // runs * blocks, lanes * word)
+    return packed if bits == 8 else pack_bits(vectors, bits, stretch)
+
+
+def _together(slices: Array, bits: int) -> Array:
+    """u8 [group, ..., bytes] -> u8 [..., stored bytes]."""
+    if bits == 3:
+        a, b, c, d, e, f, g, h = slices
+        rest = (g >> 1, h >> 1, (g & 1) << 1 | h & 1)
+        return np.concatenate([first << 5 | second << 2 | last for first, second, last in zip((a, c, e), (b, d, f), rest, strict=True)], -1)
+    shifts = np.arange(len(slices), dtype=np.uint8).reshape(-1, *(1,) * (slices.ndim - 1)) * np.uint8(bits)
+    return np.asarray(np.bitwise_or.reduce(slices << shifts, axis=0))
 
 
 def pack_numbers(bias: Array, multipliers: Array | None, channels: Array) -> Array:

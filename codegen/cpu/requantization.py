@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Requantization:
         shift: 1..62.
         zero_point, low, high: within 0..255.
         residual_multiplier, residual_zero_point: of the second term, when a residual is added.
+        residual_lift: the residual, less its zero point, is multiplied by so many powers of two.
     """
 
     multiplier: Array
@@ -34,10 +35,18 @@ class Requantization:
     high: int = 255
     residual_multiplier: int = 0
     residual_zero_point: int = 0
+    residual_lift: int = 0
 
     def evaluate(self, accumulator: Array, residual: Array | None = None) -> Array:
         """The normative meaning: int32 [..., C] (bias included) and u8 [..., C] -> u8 [..., C]."""
         terms = [(accumulator, self.multiplier, 0)]
         if residual is not None:
-            terms.append((residual, np.array(self.residual_multiplier, np.int32), self.residual_zero_point))
+            terms.append((residual, np.array(self.residual_multiplier << self.residual_lift, np.int64), self.residual_zero_point))
         return requantize(terms, self.shift, self.zero_point, self.low, self.high).astype(np.uint8)
+
+    def scaled(self, bits: int) -> Requantization:
+        """The same results from accumulators that are 2^bits times larger: every term of the sum is, so the shift takes it away again.
+
+        Exact: (2^b * sum + 2^(s+b-1)) >> (s+b) = (sum + 2^(s-1)) >> s.
+        """
+        return replace(self, shift=self.shift + bits, residual_lift=self.residual_lift + bits)

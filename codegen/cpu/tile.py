@@ -19,7 +19,8 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the cost model needs to know of a layer: output extents, channels of one group, and reduction steps (4 products each)."""
+    """What the cost model needs to know of a layer: output extents, channels of one group, reduction steps (4 products each), and
+    the bits in which a weight is stored."""
 
     rows: int
     columns: int
@@ -29,6 +30,7 @@ class Work:
     groups: int = 1
     requantized: bool = True
     residual: bool = False
+    weight_bits: int = 8
 
 
 def panels(channels: int, tile: Tile, lanes: int) -> int:

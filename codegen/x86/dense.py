@@ -4,24 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import Any
 
+import numpy as np
+
+from qcc.arith import INT32_MAX, accumulator_bounds
 from qcc.codegen.cpu.dense import ImplicitProduct, check_dense, merge_pixels
-from qcc.codegen.cpu.packing import merge_groups, pack_numbers, pack_weights, panel_channels
+from qcc.codegen.cpu.packing import GROUPS, WORD, merge_groups, pack_numbers, pack_runs, pack_weights, panel_channels, stored_bits, words
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.cpu.tile import Tile
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import PARAMETERS, HalvesEpilogue, lifted_multipliers, paired_lanes, parameters_of
+from qcc.codegen.x86.epilogue import MOST_SHIFT, PARAMETERS, HalvesEpilogue, lifted_multipliers, paired_lanes, parameters_of
 from qcc.codegen.x86.tiles import choose, cycles
 from qcc.ir.types import Array
+
+UNROLLED_STEPS = 4      # of the reduction, where it is a loop
+WHOLE_DOTS = 320        # a reduction with no more dot products than this is not a loop at all
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The innermost loop: `count` rounds of `steps` steps each (count 0: no loop), then the rest of the run one by one."""
+
+    count: int
+    steps: int
 
 
 @dataclass(frozen=True, slots=True)
 class DenseKernel(ImplicitProduct):
-    """A dense layer with the dot products of x86."""
+    """A dense layer with the dot products of x86. Weights of fewer than 8 bits make accumulators and biases 2^(8 - bits) times larger."""
 
     epilogue: HalvesEpilogue | None
+
+    @property
+    def lift(self) -> int:
+        return 8 - self.weight_bits
+
+    @property
+    def rounds(self) -> Rounds:
+        """Steps of whole groups of vectors, where weights share bytes."""
+        group = GROUPS.get(self.weight_bits, 1)
+        whole = group // gcd(group, self.tile.blocks)
+        steps = max(1, min(UNROLLED_STEPS, WHOLE_DOTS // (self.tile.pixels * self.tile.blocks)))
+        steps = max(1, steps // whole) * whole
+        run = words(self.runs[2])
+        return Rounds(run // steps if run >= 2 * steps else 0, steps)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the code has no loop over the reduction."""
+        return self.steps * self.tile.pixels * self.tile.blocks <= WHOLE_DOTS
+
+    @property
+    def shares_words(self) -> bool:
+        """Whether neighbouring pixels read the same words in different steps of a round (a first layer of few channels).
+
+        LLVM would then keep words of unrolled steps in registers that the accumulators need, so such steps must not be unrolled.
+        """
+        count = self.rounds.steps if self.rounds.count else words(self.runs[2])
+        step = self.strides[1] * self.source.strides[2]
+        return self.merged and any(step * pixels < count * WORD and step * pixels % WORD == 0 for pixels in range(1, self.tile.columns))
+
+    @property
+    def stretch(self) -> int:
+        if self.shares_words:
+            return self.tile.blocks
+        return self.tile.blocks * (self.rounds.steps if self.rounds.count else words(self.runs[2]))
 
     @property
     def parameters(self) -> tuple[View, ...]:
@@ -57,8 +107,11 @@ def plan_dense(
     if window == (1, 1) and strides == (1, 1):
         source, output, residual = merge_pixels(source, output, residual)
         dilations = (1, 1)
+    bits = packable_bits(weights, bias, source, requantization)
+    bias = bias << (8 - bits)
+    requantization = None if requantization is None else requantization.scaled(8 - bits)
     epilogue = None if requantization is None else HalvesEpilogue.of(requantization)
-    form = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, target.lanes, tile or Tile(1, 1, 1))
+    form = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, target.lanes, tile or Tile(1, 1, 1), bits)
     kernel = form if tile else min((_tiled(form, factor, target) for factor in range(1, groups + 1) if groups % factor == 0),
                                    key=lambda kernel: cycles(kernel.work, kernel.tile, target))
     kernel = tuned(kernel)
@@ -68,9 +121,19 @@ def plan_dense(
     order = order if requantization is None else paired_lanes(order)
     down, along, run = kernel.runs
     packed = pack_weights(weights.reshape(channels, down * along, run), order)
+    packed = pack_runs(packed, down * along, bits, kernel.stretch)
     if requantization is None:
         return kernel, (packed, pack_numbers(bias, None, order))
     return kernel, (packed, pack_numbers(bias, lifted_multipliers(requantization), order), parameters_of(requantization))
+
+
+def packable_bits(weights: Array, bias: Array, source: View, requantization: Requantization | None) -> int:
+    """The bits in which weights are stored: 8 also where accumulators, times 2^(8 - bits), could leave 32 bits."""
+    bits = stored_bits(weights)
+    lowest, highest = accumulator_bounds(weights, bias, 0, source.dtype.range[1])
+    reach = int(np.maximum(-lowest, highest).max(initial=0))
+    fits = reach << (8 - bits) <= INT32_MAX and (requantization is None or requantization.shift + 8 - bits <= MOST_SHIFT)
+    return bits if fits else 8
 
 
 def _tiled(form: DenseKernel, factor: int, target: Target) -> DenseKernel:

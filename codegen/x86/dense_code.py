@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from qcc.codegen.cpu.dense_code import ImplicitProductCode
 from qcc.codegen.cpu.epilogue import Requantizer
 from qcc.codegen.cpu.packing import WORD, words
+from qcc.codegen.cpu.unpacking import load_weights
 from qcc.codegen.emit import Function, Memory, Register, broadcast, reinterpret
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import HalvesRequantizer
@@ -20,18 +20,8 @@ from qcc.codegen.x86.intrinsics import dot_product_for
 if TYPE_CHECKING:
     from qcc.codegen.x86.dense import DenseKernel
 
-UNROLLED_STEPS = 4      # of the reduction, where it is a loop
-WHOLE_DOTS = 320        # a reduction with no more dot products than this is not a loop at all
 LINE = 64               # bytes of a cache line
 MOST_TILES = 4          # per line and round: with more tiles to a group of panels, its first reading hardly counts
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """The innermost loop: `count` rounds of `steps` steps each (count 0: no loop), then the rest of the run one by one."""
-
-    count: int
-    steps: int
 
 
 class DenseCode(ImplicitProductCode):
@@ -52,15 +42,15 @@ class DenseCode(ImplicitProductCode):
         """accumulators += everything under the window; `weights` is the address of the panel, `upcoming` what to ask for."""
         kernel, function = self.kernel, self.function
         down, along, run = kernel.runs
-        step_bytes = kernel.tile.blocks * kernel.lanes * WORD
+        step_bytes = kernel.step_bytes
         row_bytes, column_bytes = kernel.dilations[0] * kernel.source.strides[1], kernel.dilations[1] * kernel.source.strides[2]
-        rounds = self.rounds
+        rounds = kernel.rounds
         looped = rounds.count * rounds.steps
-        if self._shares_words(rounds.steps if looped else words(run)):
+        if kernel.shares_words:
             with function.loop(0, words(run)) as word, function.loop(0, down) as kh:
-                self._step(accumulators, source + (kh * row_bytes + word * WORD), weights + (kh * words(run) + word) * step_bytes)
+                self._steps(accumulators, source + (kh * row_bytes + word * WORD), weights + (kh * words(run) + word) * step_bytes, 1)
             return
-        whole = kernel.steps * kernel.tile.pixels * kernel.tile.blocks <= WHOLE_DOTS
+        whole = kernel.is_whole
         with ExitStack() as loops:
             for kh in range(down) if whole else [loops.enter_context(function.loop(0, down))]:
                 for kw in range(along) if whole else [loops.enter_context(function.loop(0, along))]:
@@ -70,11 +60,11 @@ class DenseCode(ImplicitProductCode):
                         with function.loop(0, rounds.count) as index:
                             self._prefetch_source(here, index)
                             self._prefetch_weights(upcoming, (kh * along + kw) * rounds.count + index)
-                            for step in range(rounds.steps):
-                                word = index * rounds.steps + step
-                                self._step(accumulators, here + word * WORD, panel + word * step_bytes)
-                    for word in range(0 if whole else looped, words(run)):
-                        self._step(accumulators, here + word * WORD, panel + word * step_bytes)
+                            word = index * rounds.steps
+                            self._steps(accumulators, here + word * WORD, panel + word * step_bytes, rounds.steps)
+                    for word in range(0 if whole else looped, words(run), rounds.steps if looped else words(run)):
+                        count = min(words(run) - word, rounds.steps if looped else words(run))
+                        self._steps(accumulators, here + word * WORD, panel + word * step_bytes, count)
 
     def _prefetch_source(self, here: Any, index: Any) -> None:
         """Every round of a pointwise layer asks for its share of what the tile to the right reads; a taller window has most of it."""
@@ -82,7 +72,7 @@ class DenseCode(ImplicitProductCode):
         if kernel.window[0] > 1:
             return
         ahead = tile.columns * kernel.strides[1] * kernel.source.strides[2]
-        lines = -(-ahead // (self.rounds.count * LINE))
+        lines = -(-ahead // (kernel.rounds.count * LINE))
         for row in range(tile.rows):
             for line in range(lines):
                 start = ahead + row * kernel.strides[0] * kernel.source.strides[1] + line * LINE
@@ -97,46 +87,33 @@ class DenseCode(ImplicitProductCode):
     @property
     def lines(self) -> int:
         """Cache lines of the next panels that a round asks for; 0 where that is not worth it."""
-        kernel, rounds = self.kernel, self.rounds
+        kernel, rounds = self.kernel, self.kernel.rounds
         tiles = prod(kernel.pixel_tiles)
-        own = kernel.steps * kernel.tile.blocks * kernel.lanes * WORD    # bytes of a panel
+        own = kernel.steps * kernel.step_bytes    # bytes of a panel
         share = rounds.count * kernel.runs[0] * kernel.runs[1] * tiles * LINE
         worthwhile = kernel.panels > kernel.panel_group and 0 < share <= MOST_TILES * own
         return -(-own // share) if worthwhile else 0
-
-    @property
-    def rounds(self) -> Rounds:
-        steps = max(1, min(UNROLLED_STEPS, WHOLE_DOTS // (self.kernel.tile.pixels * self.kernel.tile.blocks)))
-        run = words(self.kernel.runs[2])
-        return Rounds(run // steps if run >= 2 * steps else 0, steps)
 
     def _upcoming(self, panel_group: Any, tile: Any, panel: Any) -> Any:
         """Where the share of the next group's weights begins that this tile asks for while it computes a panel."""
         kernel = self.kernel
         if not self.lines:
             return None
-        own = kernel.steps * kernel.tile.blocks * kernel.lanes * WORD
-        share = self.rounds.count * kernel.runs[0] * kernel.runs[1] * self.lines * LINE
+        own = kernel.steps * kernel.step_bytes
+        share = self.kernel.rounds.count * kernel.runs[0] * kernel.runs[1] * self.lines * LINE
         following = (panel_group + 1) * kernel.panel_group
         return self.function.let(following * own + (tile * kernel.panel_group + panel - panel_group * kernel.panel_group) * share)
 
-    def _shares_words(self, count: int) -> bool:
-        """Whether neighbouring pixels read the same words in different steps out of `count` (a first layer of few channels).
-
-        LLVM would then keep words of unrolled steps in registers that the accumulators need, so such steps must not be unrolled.
-        """
-        kernel = self.kernel
-        step = kernel.strides[1] * kernel.source.strides[2]
-        return kernel.merged and any(step * pixels < count * WORD and step * pixels % WORD == 0 for pixels in range(1, kernel.tile.columns))
-
-    def _step(self, accumulators: list[list[Register]], source: Any, weights: Any) -> None:
-        """Four products for every accumulator."""
+    def _steps(self, accumulators: list[list[Register]], source: Any, weights: Any, count: int) -> None:
+        """Four products for every accumulator in each of `count` steps."""
         kernel, function = self.kernel, self.function
-        lanes = kernel.lanes
-        vectors = [function.let(self.weights.load(weights + block * lanes * WORD, lanes * WORD)) for block in range(kernel.tile.blocks)]
-        for pixel, (row, column) in enumerate(np.ndindex(kernel.tile.rows, kernel.tile.columns)):
-            offset = row * kernel.strides[0] * kernel.source.strides[1] + column * kernel.strides[1] * kernel.source.strides[2]
-            word = reinterpret(self.source.load(source + offset, WORD), "int32")
-            activation = function.let(broadcast(word, lanes))
-            for accumulator, vector in zip(accumulators[pixel], vectors, strict=True):
-                accumulator.set(self.dot.emit(accumulator.get(), activation, vector))
+        lanes, blocks = kernel.lanes, kernel.tile.blocks
+        stream = load_weights(function, self.weights, weights, count * blocks, kernel.vector, kernel.weight_bits)
+        for step in range(count):
+            vectors = [next(stream) for _ in range(blocks)]
+            for pixel, (row, column) in enumerate(np.ndindex(kernel.tile.rows, kernel.tile.columns)):
+                offset = row * kernel.strides[0] * kernel.source.strides[1] + column * kernel.strides[1] * kernel.source.strides[2]
+                word = reinterpret(self.source.load(source + (offset + step * WORD), WORD), "int32")
+                activation = function.let(broadcast(word, lanes))
+                for accumulator, vector in zip(accumulators[pixel], vectors, strict=True):
+                    accumulator.set(self.dot.emit(accumulator.get(), activation, vector))

@@ -29,6 +29,7 @@ from qcc.ir.types import I32, Array
 
 PARAMETERS = View.contiguous(I32, (10,))
 LEAST_SHIFT = 33       # of a sum of which only the high half matters
+MOST_SHIFT = 62        # of a sum of 64 bits
 MOST_LIFT = 22         # bits; a residual less its zero point still fits 32 bits, and its product 62
 PACKED_SHIFT = 7       # bits that are shifted after narrowing to 16 bits: of 2^15 >> 7, bytes are saturated
 PAIRED = (0, 2, 1, 3)  # channels of four lanes: those of even lanes come first when products are brought together
@@ -41,7 +42,7 @@ def lift_of(form: Requantization) -> int | None:
     """
     lift = max(0, LEAST_SHIFT - form.shift)
     largest = int(np.abs(form.multiplier.astype(np.int64)).max(initial=0))
-    return lift if lift <= MOST_LIFT and largest << lift <= INT32_MAX else None
+    return lift if lift + form.residual_lift <= MOST_LIFT and largest << lift <= INT32_MAX else None
 
 
 def lifted_multipliers(form: Requantization) -> Array:
@@ -63,7 +64,8 @@ def parameters_of(form: Requantization) -> Array:
     rounding = 1 << (form.shift - 1)
     packed_rounding = (1 << packed >> 1) + (form.zero_point << packed)
     numbers = [form.shift if lift is None else left - packed, packed, packed_rounding, form.low, form.high,
-               form.residual_multiplier, form.residual_zero_point, lift or 0, rounding & 0xFFFFFFFF, rounding >> 32]
+               form.residual_multiplier, form.residual_zero_point, (lift or 0) + form.residual_lift,
+               rounding & 0xFFFFFFFF, rounding >> 32]
     return np.array(numbers, np.int64).astype(np.uint32).view(np.int32)
 
 

@@ -95,25 +95,26 @@ def planned(layer: Layer, target: Target) -> tuple[Kernel, tuple[Array, ...]]:
     return plan_depthwise(*shape, output, *after)
 
 
-def of_four_bits(layer: Layer) -> Layer:
-    """The layer with weights that are stored two in a byte, and results as large as before."""
-    after = layer.requantization
-    return replace(layer, weights=layer.weights >> 4, requantization=after and replace(after, shift=max(1, after.shift - 4)))
+def of_few_bits(layer: Layer, bits: int) -> Layer:
+    """The layer with weights that share bytes, and results as large as before."""
+    after, fewer = layer.requantization, 8 - bits
+    return replace(layer, weights=layer.weights >> fewer, requantization=after and replace(after, shift=max(1, after.shift - fewer)))
 
 
 @needed
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 4], ids=["8", "4, 3, 2"])
 @pytest.mark.parametrize("target", CPUS)
 def test_layers_of_awkward_shapes(target: str, bits: int, tmp_path: Path) -> None:
     layers: list[Layer] = [test_dense.layer(case, seed) for seed, case in enumerate(test_dense.CASES)]
     if target == "aarch64-neon":    # every target has the same code
         layers += [test_depthwise.layer(case, seed) for seed, case in enumerate(test_depthwise.CASES)]
-    layers = list(map(of_four_bits, layers)) if bits == 4 else layers
+    widths = [8 if bits == 8 else (4, 3, 2)[seed % 3] for seed in range(len(layers))]
+    layers = [of_few_bits(layer, width) for layer, width in zip(layers, widths, strict=True)]
     calls, outputs = [], []
     for number, layer in enumerate(layers):
         (source, output), rng = layer.views, np.random.default_rng(number)
         kernel, constants = planned(layer, TARGETS[target])
-        assert cast(Any, kernel).nibbles == (bits == 4)
+        assert cast(Any, kernel).weight_bits == widths[number]
         placed = [Spaced.of(source, rng, layer.source), *([] if layer.residual is None else [Spaced.of(output, rng, layer.residual)])]
         outputs.append(Spaced.of(output, rng))
         memory = [Operand(place.storage.tobytes(), place.start) for place in (*placed, outputs[-1])]

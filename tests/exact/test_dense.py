@@ -148,14 +148,15 @@ def multipliers(rng: np.random.Generator, case: Case, accumulator: Array) -> Arr
     return values.astype(np.int32)
 
 
-def layer(case: Case, seed: int) -> Layer:
+def layer(case: Case, seed: int, bits: int = 8) -> Layer:
     rng = np.random.default_rng(seed)
     shape = (case.outputs, *case.window, case.source[3] // case.groups)
     source = rng.integers(0, 256, case.source, dtype=np.uint8)
-    weights = rng.integers(-127, 128, shape).astype(np.int8)
+    top = (1 << bits - 1) - 1
+    weights = rng.integers(-top, top + 1, shape).astype(np.int8)
     if case.numbers in ("largest", "smallest"):
         source[...] = 255
-        weights[...] = 127 if case.numbers == "largest" else -127
+        weights[...] = top if case.numbers == "largest" else -top
     bias = rng.integers(-(1 << 16), 1 << 16, case.outputs).astype(np.int32)
     output_shape = (case.source[0], *extents(case), case.outputs)
     residual = rng.integers(0, 256, output_shape, dtype=np.uint8) if case.residual else None
@@ -188,6 +189,12 @@ def test_cases(target: Target) -> None:
     check([layer(case, seed) for seed, case in enumerate(CASES)], target)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("target", targets())
+def test_weights_that_share_bytes(target: Target, bits: int) -> None:
+    check([layer(case, seed, bits) for seed, case in enumerate(CASES) if seed % 6 == bits], target)
+
+
 @pytest.mark.parametrize("target", targets())
 def test_random_layers(target: Target) -> None:
     rng = np.random.default_rng(7)
@@ -200,7 +207,7 @@ def test_random_layers(target: Target) -> None:
         return Case((int(rng.integers(1, 4)), *size, groups * int(rng.integers(1, 40))), groups * int(rng.integers(1, 70)),
                     window, strides, dilations, groups, int(rng.integers(24, 50)), bool(rng.integers(0, 2)), gaps)  # type: ignore[arg-type]
 
-    check([layer(draw(), seed) for seed in range(20)], target)
+    check([layer(draw(), seed, (8, 2, 3, 4)[seed % 4]) for seed in range(24)], target)
 
 
 def test_layers_of_one_form_share_a_kernel() -> None:
