@@ -123,8 +123,7 @@ def _tiled(form: NeonDenseKernel, target: Target, tile: Tile | None) -> NeonDens
             kernel = replace(form, groups=form.groups // factor, paired=paired)
             if tile is not None and factor == 1:
                 forms.append((cycles(kernel.work, tile, dot), kernel))
-            elif tile is None and form.groups % factor == 0:
-                if any(candidates(kernel.work, dot)):
-                    kernel = replace(kernel, tile=choose(kernel.work, dot))
-                    forms.append((cycles(kernel.work, kernel.tile, dot), kernel))
+            elif tile is None and form.groups % factor == 0 and any(candidates(kernel.work, dot)):
+                kernel = replace(kernel, tile=choose(kernel.work, dot))
+                forms.append((cycles(kernel.work, kernel.tile, dot), kernel))
     return min(forms, key=lambda entry: entry[0])[1]

@@ -115,16 +115,18 @@ def plan_dense(
     kernel = form if tile else min((_tiled(form, factor, target) for factor in range(1, groups + 1) if groups % factor == 0),
                                    key=lambda kernel: cycles(kernel.work, kernel.tile, target))
     kernel = tuned(kernel)
-    weights, groups = merge_groups(weights, groups, groups // kernel.groups), kernel.groups
-    channels = output.shape[3]
-    order = panel_channels(channels, groups, kernel.tile.blocks, target.lanes)
+    order = panel_channels(output.shape[3], kernel.groups, kernel.tile.blocks, target.lanes)
     order = order if requantization is None else paired_lanes(order)
-    down, along, run = kernel.runs
-    packed = pack_weights(weights.reshape(channels, down * along, run), order)
-    packed = pack_runs(packed, down * along, bits, kernel.stretch)
+    packed = _pack_weights(merge_groups(weights, groups, groups // kernel.groups), order, kernel)
     if requantization is None:
         return kernel, (packed, pack_numbers(bias, None, order))
     return kernel, (packed, pack_numbers(bias, lifted_multipliers(requantization), order), parameters_of(requantization))
+
+
+def _pack_weights(weights: Array, channels: Array, kernel: DenseKernel) -> Array:
+    down, along, run = kernel.runs
+    packed = pack_weights(weights.reshape(weights.shape[0], down * along, run), channels)
+    return pack_runs(packed, down * along, kernel.weight_bits, kernel.stretch)
 
 
 def packable_bits(weights: Array, bias: Array, source: View, requantization: Requantization | None) -> int:
