@@ -43,7 +43,7 @@ class ArtifactTexts:
         golden_patterns: the formulas of those inputs that were made by one (golden.golden_pattern); they need no room in the library.
         output_bounds: for float outputs that depend on float operators, the largest absolute difference to the golden output.
         tuning: the tuning record; empty where nothing was tuned.
-        layers, proofs, model, versions: copied to the manifest.
+        layers, proofs, model, calibration, versions: copied to the manifest.
     """
 
     graph: str
@@ -56,6 +56,7 @@ class ArtifactTexts:
     layers: Sequence[Mapping[str, Any]] = ()
     proofs: Sequence[Mapping[str, Any]] = ()
     model: str = ""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     tuning: str = ""
 
@@ -244,5 +245,6 @@ def _manifest(program: Program, target: Target, texts: ArtifactTexts, digest: st
         proofs=tuple(texts.proofs),
         output_bounds=dict(texts.output_bounds),
         model=texts.model,
+        calibration=texts.calibration,
         versions=dict(texts.versions),
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,12 +17,12 @@ from qcc.codegen.plan import plan
 from qcc.codegen.target import find_target
 from qcc.codegen.tune import Tuner
 from qcc.codegen.worker import KernelCompiler
-from qcc.errors import DataError
-from qcc.ir import Array, Graph, Pipeline, TensorType, dump, verify
+from qcc.ir import Array, Graph, Pipeline, TensorType, verify
+from qcc.measuring import graph_digest, measure, precision_of
 from qcc.onnx import FloatRunner, export_node, import_model
-from qcc.passes.calibrate import Batches, Range, collect
+from qcc.passes.calibrate import Batches
 from qcc.passes.integer import prove, to_integer
-from qcc.passes.quantize import Placement, Precision, encode, place
+from qcc.passes.quantize import Placement, encode, place
 from qcc.passes.rounding import Options, correct, thinned
 from qcc.passes.simplify import SIMPLIFY
 from qcc.recipe import Recipe
@@ -38,17 +37,18 @@ def silent(_stage: str, _done: int, _total: int) -> None:
 
 
 def compile_model(
-    model: Any, calibration: Calibration | None, recipe: Recipe, progress: Progress = silent, tuning_record: str | Path | None = None
+    model: Any, calibration: Calibration | None, recipe: Recipe, progress: Progress = silent, tuning_record: str | Path | None = None,
+    calibration_cache: str | Path | None = None,
 ) -> Artifact:
     """Compile an ONNX model to an integer library.
 
     Args:
         model: path, bytes or onnx.ModelProto; never modified.
-        calibration: batches of inputs by name, or a function that makes them from the types of the inputs;
-            iterated once per pass of the observer.
+        calibration: batches of inputs by name, or a function that makes them from the types of the inputs.
         recipe: every choice; the artifact holds it completed.
         progress: told (stage, done, total) as work goes on.
         tuning_record: an artifact's tuning.json, whose choices are taken again instead of measuring.
+        calibration_cache: a file that keeps what calibration measures (passes/calibrate/cache.py).
 
     Raises:
         QccError: one of its children, with an exit code and a message that says what to do.
@@ -61,8 +61,8 @@ def compile_model(
         graph = Pipeline(SIMPLIFY)(imported)                                          # fold, fuse, cancel
         placement = place(graph, recipe.io == "integer")                              # decide: what becomes integers
         batches = calibration({name: graph.types[name] for name in graph.inputs}) if callable(calibration) else calibration
-        ranges = measure(graph, placement, batches, recipe, progress)                 # measure: the values' ranges
-        nearest = encode(graph, placement, ranges, precision_of(recipe))              # FLOAT -> QDQ
+        measured = measure(graph, placement, batches, recipe, progress, calibration_cache)    # measure: the values' ranges
+        nearest = encode(graph, placement, measured.ranges, precision_of(recipe))     # FLOAT -> QDQ
         quantized = refine(graph, nearest, placement, batches, recipe, progress)      # weights by their effect, biases corrected
         verify(quantized)
         integer = to_integer(quantized, placement, recipe.io == "integer")            # QDQ -> INTEGER: dyadic multipliers
@@ -74,25 +74,8 @@ def compile_model(
         program = program if tuning is None else plan(integer, target, recipe.name, islands, tuning.apply)
         files = kernels.compile(program.kernels, Path(folder), lambda done, total: progress("kernels", done, total))
         objects = tuple(file.read_bytes() for file in files)                          # TIR -> LLVM, in the children
-        texts = golden.texts(integer, program, recipe, ranges, bounds, graph_digest(imported), tuning)    # what travels along
+        texts = golden.texts(integer, program, recipe, measured, bounds, graph_digest(imported), tuning)    # what travels along
     return Artifact(recipe, target, graph, quantized, integer, program, objects, texts, summarize(integer, program))
-
-
-def measure(
-    graph: Graph, placement: Placement, calibration: Batches | None, recipe: Recipe, progress: Progress = silent
-) -> dict[str, Range]:
-    """Ranges of the values that will be encoded.
-
-    Raises:
-        DataError: there are values to encode but no data.
-    """
-    if not placement.encoded:
-        return {}
-    if calibration is None:
-        raise DataError("no calibration data: expected --calibration-data PATH, a .npz or .npy file, a folder of them, or one of images")
-    total = len(calibration) if isinstance(calibration, Sized) else 0
-    runner = FloatRunner(graph, placement.encoded)
-    return collect(placement.encoded, runner.run, calibration, recipe, lambda done: progress("calibration", done, total))
 
 
 def refine(
@@ -107,19 +90,9 @@ def refine(
     return correct(graph, quantized, placement, samples, prepare, options, lambda done, total: progress("rounding", done, total))[0]
 
 
-def precision_of(recipe: Recipe) -> Precision:
-    """The recipe's widths."""
-    return Precision(recipe.weight_bits, recipe.activation_bits, recipe.weights, recipe.activations)
-
-
 def prepare(graph: Graph, values: Sequence[str]) -> Callable[[Mapping[str, Array]], Mapping[str, Array]]:
     """A function that computes these values of a float graph."""
     return FloatRunner(graph, values).run
-
-
-def graph_digest(graph: Graph) -> str:
-    """SHA-256 of the imported network: its text form names every large constant by digest."""
-    return hashlib.sha256(dump(graph).encode()).hexdigest()
 
 
 def library_name(name: str, model: Any) -> str:

@@ -12,6 +12,7 @@ from qcc.codegen.golden import golden_pattern
 from qcc.codegen.program import Program
 from qcc.codegen.tuning import Tuning
 from qcc.ir import Array, Graph, dump, interpret
+from qcc.measuring import Measured
 from qcc.ops import Quantize
 from qcc.passes.calibrate import Range
 from qcc.passes.integer import Bound
@@ -24,7 +25,7 @@ PACKAGES = ("qcc", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy
 
 
 def texts(
-    graph: Graph, program: Program, recipe: Recipe, ranges: Mapping[str, Range], bounds: Sequence[Bound], model: str,
+    graph: Graph, program: Program, recipe: Recipe, measured: Measured, bounds: Sequence[Bound], model: str,
     tuning: Tuning | None = None,
 ) -> ArtifactTexts:
     """Everything of the artifact that is not code.
@@ -32,7 +33,7 @@ def texts(
     Args:
         model: digest of the imported network.
     """
-    patterns = {port.name: golden_pattern(port, *_span(graph, port.name, ranges)) for port in program.inputs}
+    patterns = {port.name: golden_pattern(port, *_span(graph, port.name, measured.ranges)) for port in program.inputs}
     inputs = {port.name: patterns[port.name].array(port.type) for port in program.inputs}
     outputs = interpret(graph, inputs)
     return ArtifactTexts(
@@ -46,6 +47,7 @@ def texts(
         layers=layers(graph, program),
         proofs=[{"value": b.value, "low": b.low, "high": b.high, "limit": b.limit} for b in bounds],
         model=model,
+        calibration=measured.record,
         versions={name: _version(name) for name in PACKAGES},
         tuning="" if tuning is None else tuning.dumps(),
     )
