@@ -183,8 +183,9 @@ def pack_taps(windows: Array, taps: tuple[int, ...]) -> Array:
     """i8 [C, KH, KW] -> i8 [KH, places, channels, 4]: a row's taps from each of the places on, zeros where there is none."""
     channels, _, width = windows.shape
     full = padded(windows.transpose(1, 0, 2), ceil_to(channels, WORD), width)
-    rows = [np.stack([full[..., tap + i] if 0 <= tap + i < width else np.zeros_like(full[..., 0]) for i in range(WORD)], -1) for tap in taps]
-    return np.ascontiguousarray(np.stack(rows, axis=1))
+    none = np.zeros_like(full[..., 0])
+    places = [np.stack([full[..., tap + i] if 0 <= tap + i < width else none for i in range(WORD)], axis=-1) for tap in taps]
+    return np.ascontiguousarray(np.stack(places, axis=1))
 
 
 def _check(

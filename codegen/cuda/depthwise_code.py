@@ -92,8 +92,8 @@ class DepthwiseCode:
         def permute(a: Any, b: Any, selector: int) -> Any:
             return self.function.let(device("uint32", "qcc_prmt", a, b, constant(selector, "uint32")), "bytes")
 
-        halves = [[permute(*words[i:i + 2], selector) for i in (0, 2)] for selector in (_PAIRS, _REST)]
-        return [permute(*half, selector) for half in halves for selector in (_LOW, _HIGH)]
+        halves = [[permute(words[i], words[i + 1], selector) for i in (0, 2)] for selector in (_PAIRS, _REST)]
+        return [permute(half[0], half[1], selector) for half in halves for selector in (_LOW, _HIGH)]
 
     def _products(self, row: Any, group: int, channels: Sequence[Any], taps: Any) -> None:
         kernel = self.kernel
