@@ -11,6 +11,7 @@ from typing import Any
 
 from qcc import golden
 from qcc.artifact import Artifact
+from qcc.codegen.cuda.toolchain import buildable, machine_code
 from qcc.codegen.floats import make_islands
 from qcc.codegen.header import check_name, is_keyword
 from qcc.codegen.plan import plan
@@ -53,7 +54,7 @@ def compile_model(
     Raises:
         QccError: one of its children, with an exit code and a message that says what to do.
     """
-    target = find_target(recipe.target)
+    target = buildable(find_target(recipe.target))
     tuner = Tuner.of(recipe.tune, target, tuning_record)
     recipe = replace(recipe, target=target.name, name=library_name(recipe.name, model), tune=tuner.level)
     with KernelCompiler(target) as kernels, TemporaryDirectory(prefix="qcc-") as folder:    # children load TVM now
@@ -73,7 +74,7 @@ def compile_model(
         tuning = tuner.run(program, kernels, progress)                                # measure: which tiles are fastest
         program = program if tuning is None else plan(integer, target, recipe.name, islands, tuning.apply)
         files = kernels.compile(program.kernels, Path(folder), lambda done, total: progress("kernels", done, total))
-        objects = tuple(file.read_bytes() for file in files)                          # TIR -> LLVM, in the children
+        objects = machine_code(files, target, Path(folder), progress)                 # TIR -> LLVM (in the children) or CUDA C
         texts = golden.texts(integer, program, recipe, measured, bounds, graph_digest(imported), tuning)    # what travels along
     return Artifact(recipe, target, graph, quantized, integer, program, objects, texts, summarize(integer, program))
 

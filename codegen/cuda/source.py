@@ -1,7 +1,7 @@
 """TIR functions to CUDA C, and the texts of all kernels to one translation unit.
 
 It decides what stands in front of the kernels: TVM's own preamble is cut off (it needs the toolkit's headers, whichever kernel follows),
-and runtime/csrc/qcc_device.cuh takes its place. Nothing is compiled here.
+and the text of runtime/csrc/qcc_device.cuh takes its place. Nothing is compiled here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from qcc.codegen.kernel import Kernel
@@ -18,6 +19,7 @@ from qcc.errors import CodegenError
 
 GENERATIONS = (0, 80, 90)      # of GPUs: without cp.async, with it, without products of 4-bit operands
 _DEVICE_KERNEL = 2      # tvm::CallingConv::kDeviceKernelLaunch
+_HEADER = Path(__file__).resolve().parent.parent.parent / "runtime" / "csrc" / "qcc_device.cuh"
 _KERNEL = re.compile(r'^extern "C" __global__ void (?:__launch_bounds__\(\d+(?:, *\d+)?\) )?(\w+)\([^)]*\)( \{|;)$', re.MULTILINE)
 
 
@@ -77,5 +79,5 @@ def _without_preamble(text: str, symbols: Sequence[str]) -> str:
 
 
 def library_text(sources: Sequence[str]) -> str:
-    """One translation unit of the kernels of a library."""
-    return "\n".join(['#include "qcc_device.cuh"\n', *sources])
+    """One translation unit of the kernels of a library. It includes nothing, so that it can be compiled where only it is."""
+    return "\n".join([_HEADER.read_text(encoding="ascii"), *sources])
