@@ -7,7 +7,7 @@ before is not measured again. How candidates are timed is in tuning_clock.py, ho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -164,16 +164,22 @@ def _measure(subjects: Sequence[_Subject], compiler: KernelCompiler, rules: Rule
     kernels = [kernel for subject in subjects for kernel in subject.kernels]
     symbols = {kernel: f"candidate{number}" for number, kernel in enumerate(kernels)}
     with TemporaryDirectory(prefix="qcc-tuning-") as folder:
-        objects = compiler.compile(symbols, Path(folder))
-        tools = link.find_toolchain(compiler.target)
-        library = str(Path(folder, "candidates.so"))
-        command = [tools.compiler, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, *map(str, objects)]
-        link.execute(command, Path(folder), "linking candidates")
-        contenders = [[_contender(kernel, symbols[kernel], subject.step) for kernel in subject.kernels] for subject in subjects]
+        library = candidates_library(symbols, compiler, Path(folder))
+        contenders = [[contender(kernel, symbols[kernel], subject.step) for kernel in subject.kernels] for subject in subjects]
         return races(library, contenders, rules)
 
 
-def _contender(kernel: Any, symbol: str, step: Step) -> Contender:
+def candidates_library(symbols: Mapping[Any, str], compiler: KernelCompiler, folder: Path) -> str:
+    """Path of a shared object in the folder that defines every symbol."""
+    objects = compiler.compile(symbols, folder)
+    library = str(folder / "candidates.so")
+    tools = link.find_toolchain(compiler.target)
+    command = [tools.compiler, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, *map(str, objects), "-lm", "-lc"]
+    link.execute(command, folder, "linking candidates")
+    return library
+
+
+def contender(kernel: Any, symbol: str, step: Step) -> Contender:
     """A candidate has the operands of the planned kernel in the same places, but packed constants of another size."""
     constant = (address.space is Space.CONSTANT for address in step.arguments)
     sizes = (view.span * view.dtype.bytes for view in kernel.operands)

@@ -67,15 +67,16 @@ def alternatives(kernel: AnyKernel, target: Target) -> list[AnyKernel]:
 def workload(kernel: Any) -> str:
     """What a kernel computes, in one line: its description without its choices."""
     skipped = _CHOICES[type(kernel)][0]
-    parts = (f"{f.name}={_text(getattr(kernel, f.name))}" for f in fields(kernel) if f.name not in skipped)
+    parts = (f"{f.name}={value_text(getattr(kernel, f.name))}" for f in fields(kernel) if f.name not in skipped)
     return f"{type(kernel).__name__} " + " ".join(parts)
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A field of a kernel without spaces."""
     if isinstance(value, View):
         return f"{value.dtype}{list(value.shape)}{list(value.strides)}".replace(" ", "")
     if is_dataclass(value):
-        return "(" + ",".join(f"{f.name}={_text(getattr(value, f.name))}" for f in fields(value)) + ")"
+        return "(" + ",".join(f"{f.name}={value_text(getattr(value, f.name))}" for f in fields(value)) + ")"
     return "-" if value is None else str(value).replace(" ", "")
 
 

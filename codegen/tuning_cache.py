@@ -10,11 +10,13 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from qcc.codegen.target import Target
 from qcc.codegen.tuning import Choice
@@ -75,17 +77,36 @@ class Cache:
 
     def find(self, workload: str, level: str) -> Choice | None:
         """The winner, if it was searched for at this level or a higher one. A file that cannot be read was never written."""
+        values = self._read(workload)
         try:
-            values = json.loads(self._path(workload).read_text("utf-8"))
-            if values["key"] != self._key(workload) or _LEVELS.index(values["level"]) < _LEVELS.index(level):
+            if _LEVELS.index(values["level"]) < _LEVELS.index(level):
                 return None
             return tuple(tuple(int(number) for number in part) for part in values["choice"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return None
+
+    def find_seconds(self, subject: str) -> float | None:
+        """What a run of a kernel took when it was profiled."""
+        seconds = self._read(subject).get("seconds")
+        return float(seconds) if isinstance(seconds, float) else None
+
+    def store_seconds(self, subject: str, seconds: float) -> None:
+        self._write(subject, {"seconds": seconds})
 
     def store(self, workload: str, level: str, choice: Choice, times: dict[str, float]) -> None:
         """Keep a winner; `times` (seconds by choice) are for people. A folder that cannot be written costs time, not results."""
-        values = {"key": self._key(workload), "level": level, "choice": choice, "seconds": times}
+        self._write(workload, {"level": level, "choice": choice, "seconds": times})
+
+    def _read(self, workload: str) -> dict[str, Any]:
+        """What is kept under this name; nothing if that cannot be read."""
+        with suppress(OSError, ValueError):
+            values = json.loads(self._path(workload).read_text("utf-8"))
+            if isinstance(values, dict) and values.get("key") == self._key(workload):
+                return values
+        return {}
+
+    def _write(self, workload: str, content: Mapping[str, Any]) -> None:
+        values = {"key": self._key(workload), **content}
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             handle, aside = tempfile.mkstemp(prefix=".", suffix=".json", dir=self.folder)

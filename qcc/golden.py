@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,6 @@ from qcc.codegen.golden import golden_pattern
 from qcc.codegen.program import Program
 from qcc.codegen.tuning import Tuning
 from qcc.ir import Array, Graph, dump, interpret
-from qcc.measuring import Measured
 from qcc.ops import Quantize
 from qcc.passes.calibrate import Range
 from qcc.passes.integer import Bound
@@ -25,15 +26,16 @@ PACKAGES = ("qcc", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy
 
 
 def texts(
-    graph: Graph, program: Program, recipe: Recipe, measured: Measured, bounds: Sequence[Bound], model: str,
-    tuning: Tuning | None = None,
+    graph: Graph, program: Program, recipe: Recipe, ranges: Mapping[str, Range], bounds: Sequence[Bound], model: str,
+    tuning: Tuning | None = None, mixed: Mapping[str, Any] | None = None,
 ) -> ArtifactTexts:
     """Everything of the artifact that is not code.
 
     Args:
         model: digest of the imported network.
+        mixed: how widths were chosen, if they were.
     """
-    patterns = {port.name: golden_pattern(port, *_span(graph, port.name, measured.ranges)) for port in program.inputs}
+    patterns = {port.name: golden_pattern(port, *_span(graph, port.name, ranges)) for port in program.inputs}
     inputs = {port.name: patterns[port.name].array(port.type) for port in program.inputs}
     outputs = interpret(graph, inputs)
     return ArtifactTexts(
@@ -47,9 +49,9 @@ def texts(
         layers=layers(graph, program),
         proofs=[{"value": b.value, "low": b.low, "high": b.high, "limit": b.limit} for b in bounds],
         model=model,
-        calibration=measured.record,
         versions={name: _version(name) for name in PACKAGES},
         tuning="" if tuning is None else tuning.dumps(),
+        mixed="" if mixed is None else json.dumps(mixed, indent=1) + "\n",
     )
 
 

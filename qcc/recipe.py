@@ -12,7 +12,7 @@ from typing import Any
 
 from qcc.errors import RecipeError
 
-OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")
+OBSERVERS = ("minmax", "average", "percentile", "mse")
 ROUNDINGS = ("auto", "nearest")
 CORRECTIONS = ("auto", "affine", "bias", "none")
 BORDERS = ("float", "integer")
@@ -31,7 +31,7 @@ class Recipe:
         weight_bits, activation_bits: width of weights and of values between layers, 2 to 8, stored one per byte.
         weights, activations: other widths, by the name of a layer (of the value that it computes) and by the name of a value.
         observer: how ranges are measured: "minmax"; "average" of the batches' extremes; "percentile" of the values seen;
-            "entropy", which keeps most information (KL divergence); "mse", the range whose rounding and clipping together err least.
+            "mse", the range whose rounding and clipping together err least.
         percentile: share of values inside the range, in percent (both tails together lose the rest).
         rounding: of weights: "auto" takes for each layer what errs least on calibration data that was held out; "nearest".
         correction: of each channel's results after rounding: "affine" changes scales and biases, "bias" biases only; or "none".

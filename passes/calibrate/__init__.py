@@ -1,8 +1,6 @@
-"""Calibration: one streaming run that measures distributions, and the observers that take ranges from them."""
+"""Calibration: observers and the streaming run that feeds them."""
 
-from qcc.passes.calibrate.cache import Cache
-from qcc.passes.calibrate.collect import Batches, Measurements, batch_digest, collect, data_digest, fold_of, is_finite, unfit
-from qcc.passes.calibrate.observers import Range, observed
+from qcc.passes.calibrate.collect import Batches, collect
+from qcc.passes.calibrate.observers import Range
 
-__all__ = ["Batches", "Cache", "Measurements", "Range", "batch_digest", "collect", "data_digest", "fold_of", "is_finite",
-           "observed", "unfit"]
+__all__ = ["Batches", "Range", "collect"]

@@ -7,8 +7,11 @@ linear form of a product of one-hot choices. HiGHS solves it; what it returns is
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,6 +132,20 @@ def _listed(budgets: Mapping[str, float]) -> str:
     return ", ".join(f"{measure} <= {most:.6g}" for measure, most in budgets.items())
 
 
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """HiGHS prints some lines to the process's standard output whatever it is told; there they would mix with a command's own."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
 @dataclass
 class _Rows:
     """Sparse rows of equalities, as they are collected."""
@@ -203,8 +220,9 @@ class _Model:
             constraints.append(LinearConstraint(self.costs[measure][None] / unit, -np.inf, left / unit))
         integrality = np.zeros(len(cost), np.uint8)
         integrality[: self.binaries] = 1
-        result = milp(cost * scale, integrality=integrality, bounds=Bounds(0.0, 1.0), constraints=constraints,
-                      options={"mip_rel_gap": gap, "time_limit": seconds})
+        with _silenced():
+            result = milp(cost * scale, integrality=integrality, bounds=Bounds(0.0, 1.0), constraints=constraints,
+                          options={"mip_rel_gap": gap, "time_limit": seconds})
         if result.status == 2:
             return None, None
         dual = getattr(result, "mip_dual_bound", None)

@@ -62,10 +62,13 @@ def round_nearest(layer: Layer) -> Rounded:
     return Rounded(nearest(layer.weights, layer.scale, layer.levels), layer.scale, "nearest")
 
 
-def round_second_order(layer: Layer, problem: Problem, damping: float, refit: bool) -> Rounded:
+def round_second_order(layer: Layer, problem: Problem, damping: float, refit: bool, descents: int = 3) -> Rounded:
     """Second-order rounding towards the wanted results, then coordinate descent, with a search for the scale before and a fit after.
 
     The result errs no more, in the damped problem, than rounding to the nearest with the given scale.
+
+    Args:
+        descents: at most, each followed by a fit of the scales; most of the time goes there.
     """
     damped = problem.damped(layer.weights, damping)
     factor = Factor.of(damped.hessian)
@@ -77,7 +80,7 @@ def round_second_order(layer: Layer, problem: Problem, damping: float, refit: bo
         shares = SHARES.get(layer.bits)
         scale = np.where(free, peak if shares is None else search_scale(damped, best, peak, levels, (1.0, *shares)), scale)
     integers = second_order(factor, best, scale, levels)
-    for _ in range(3 if refit and layer.bits < 6 else 1):
+    for _ in range(min(descents, 3 if refit and layer.bits < 6 else 1)):
         integers = descend(damped, integers, scale, levels, sweeps)
         if refit:
             scale = np.where(free, best_scale(damped, integers, scale), scale)

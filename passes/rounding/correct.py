@@ -30,17 +30,22 @@ class Options:
 
     Attributes:
         rounding: of weights: "auto" (per layer, what errs least on held-out samples) or "nearest".
-        correction: of what rounding does to each channel's results: "affine" (scale and bias), "bias" or "none".
+        correction: of what rounding does to each channel's results: "affine" (scale and bias), "bias" or "none"; "auto" is "bias" for
+            weights of 8 bits, whose scales have little to gain, else "affine".
         rows: positions of a layer's output that are looked at, over all samples.
     """
 
     rounding: str = "auto"
-    correction: str = "affine"
+    correction: str = "auto"
     rows: int = 65536
 
     @property
     def idle(self) -> bool:
         return (self.rounding, self.correction) == ("nearest", "none")
+
+    def fits_scales(self, bits: int) -> bool:
+        """Whether scales of weights of this width change."""
+        return self.correction == "affine" or (self.correction == "auto" and bits < 8)
 
 
 def correct(
@@ -116,7 +121,7 @@ def improve(graph: Graph, number: int, pairs: Sequence[tuple[Array, Array]], opt
     if options.rounding == "nearest" or unseen is None:
         rounded = round_nearest(layer)
     else:
-        rounded = choose(layer, seen, unseen, options.correction == "affine")
+        rounded = choose(layer, seen, unseen, options.fits_scales(layer.bits))
     scale = np.maximum(rounded.scale, SMALLEST_SCALE).astype(np.float32).astype(np.float64)
     given = graph.constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(scale.size, np.float32)
     problem = everything.centred()

@@ -23,7 +23,7 @@ def split(
     """The library's error on these samples, its parts, and what would help, for JSON."""
     from qcc.attribution import attribute
     from qcc.comparison import library_outputs, matching_values
-    from qcc.compiler import prepare
+    from qcc.onnx import prepare
     from qcc.recipe import Recipe
     from qcc.remedies import remedies, widths_of
 

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 BITS = "8, 4, or wXaY such as w4a8"
 _LISTED = 20
-OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")     # recipe.OBSERVERS, which is not imported for --help alone
 
 
 _RECIPE_OPTIONS = ("target", "observer", "percentile", "rounding", "correction", "io", "name", "tune")      # named as in Recipe
@@ -49,15 +48,13 @@ _RECIPE_OPTIONS = ("target", "observer", "percentile", "rounding", "correction",
 @click.option("--bits", default="8", show_default=True, help=f"Width of weights and activations: {BITS}.")
 @click.option("--calibration-data", "calibration", type=click.Path(path_type=Path),
               help="A .npz or .npy file, a folder of them, of pictures, or of test_data_set_* folders.")
-@click.option("--observer", type=click.Choice(OBSERVERS), default="minmax", show_default=True,
+@click.option("--observer", type=click.Choice(["minmax", "average", "percentile", "mse"]), default="minmax", show_default=True, 
               help="How ranges are measured.")
 @click.option("--rounding", type=click.Choice(["auto", "nearest"]), default="auto", show_default=True,
               help="Of weights: by their effect on calibration data, or to the nearest.")
 @click.option("--correction", type=click.Choice(["auto", "affine", "bias", "none"]), default="auto", show_default=True,
               help="Of each channel's results after rounding: scales and biases, biases, or none.")
 @click.option("--percentile", type=float, default=99.999, show_default=True, help="Of the values that the percentile observer keeps.")
-@click.option("--calibration-cache", "cache", type=click.Path(path_type=Path), metavar="FILE",
-              help="Keep what calibration measures in a JSON file, go on from it after an interruption, and use it again.")
 @click.option("--io", type=click.Choice(["float", "integer"]), default="float", show_default=True,
               help="What inputs and outputs are.")
 @click.option("--name", default="", help="Prefix of the library's symbols; by default from the model's file name.")
@@ -88,8 +85,7 @@ def command(context: click.Context, /, **options: Any) -> None:
         from qcc.compiler import compile_model
 
         calibration = None if source is None else lambda inputs: calibration_batches(source, inputs, pixels)
-        record = record_of(options, given, recipe)
-        artifact = compile_model(options["model"], calibration, recipe, progress, record, options["cache"])
+        artifact = compile_model(options["model"], calibration, recipe, progress, record_of(options, given, recipe))
         manifest = artifact.save(output, options["force"])
     report = report_of(options["model"], output, artifact, manifest, time.perf_counter() - start)
     if options["as_json"]:
@@ -138,7 +134,7 @@ def report_of(model: Path, output: Path, artifact: Artifact, manifest: Manifest,
         "bits": f"w{artifact.recipe.weight_bits}a{artifact.recipe.activation_bits}", "seconds": seconds,
         "model_bytes": model.stat().st_size, "library_bytes": folder_bytes[manifest.library], "files": folder_bytes,
         "inputs": [asdict(port) for port in manifest.inputs], "outputs": [asdict(port) for port in manifest.outputs],
-        "summary": asdict(artifact.summary), "calibration": dict(artifact.texts.calibration), "recipe": str(output / "recipe.toml"),
+        "summary": asdict(artifact.summary), "recipe": str(output / "recipe.toml"),
     }
 
 
@@ -157,7 +153,6 @@ def summary_text(report: Mapping[str, Any]) -> str:
         f"(weights {size_text(summary['weight_bytes'])})",
         f"  arena    {size_text(arena)}{above}",
         f"  recipe   {report['recipe']}",
-        *(f"  note     {note}" for note in report["calibration"].get("notes", ())),
     ]
     if floats:
         rows = [(node["name"], node["operator"], count_text(node["macs"])) for node in floats[:_LISTED]]

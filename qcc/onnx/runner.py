@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qcc.errors import ModelError, UsageError
@@ -47,6 +47,11 @@ class FloatRunner:
         if self._session is None:
             self._session = open_session(export_model(self.graph).SerializeToString(), None)
         return dict(zip(self.graph.outputs, self._session.run(list(self.graph.outputs), dict(feeds)), strict=True))
+
+
+def prepare(graph: Graph, values: Sequence[str]) -> Callable[[Mapping[str, Array]], Mapping[str, Array]]:
+    """A function that computes these values of a float graph."""
+    return FloatRunner(graph, values).run
 
 
 def check_feeds(graph: Graph, feeds: Mapping[str, Array]) -> None:

@@ -12,9 +12,9 @@ import qcc
 from qcc.artifact import Artifact
 from qcc.attribution import Attribution, Cause, Part, attribute
 from qcc.comparison import library_outputs, matching_values
-from qcc.compiler import prepare
 from qcc.errors import DataError
 from qcc.ir import Array
+from qcc.onnx import prepare
 from qcc.recipe import Recipe
 from qcc.remedies import Remedy, remedies, widths_of
 from qcc.runtime import load

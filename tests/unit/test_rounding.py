@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcc.compiler import prepare
 from qcc.ir import Array, Graph, GraphBuilder, TensorType, verify
 from qcc.ir.types import F32
+from qcc.onnx import prepare
 from qcc.ops import Convolution, MatMul, Reshape
 from qcc.passes.quantize import Placement, Precision, encode, place
 from qcc.passes.rounding import Options, correct, thinned

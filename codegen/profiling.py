@@ -1,0 +1,170 @@
+"""How long each kernel takes: measured on this machine, read from a profile that another device made, or estimated.
+
+A profile maps subjects to seconds. A subject is a kernel's description without what hardly changes its time (the numbers' signs in
+its epilogue) and without its tile, which is a matter of tuning: a profile holds for every network that has such a layer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from qcc.codegen.program import Space, Step
+from qcc.codegen.target import Target
+from qcc.codegen.tune import Races, candidates_library, contender
+from qcc.codegen.tuning import alternatives, value_text
+from qcc.codegen.tuning_cache import Cache, versions
+from qcc.codegen.tuning_clock import run_races
+from qcc.codegen.tuning_race import Rules
+from qcc.codegen.worker import KernelCompiler
+from qcc.errors import UsageError
+
+FORMAT = 1
+CHOICES = frozenset({"tile", "rows", "fold"})
+RULES = Rules(heats=9, turns=9, hopeless=math.inf, duel=1)      # every kernel runs in every turn
+COMPILED_AT_ONCE = 48
+CLOCK = 3.0e9            # cycles per second that the estimate assumes
+BANDWIDTH = 1.0e10       # bytes per second that it assumes of the outer caches
+CALL_SECONDS = 1e-7      # of any kernel
+
+Progress = Callable[[str, int, int], None]
+
+
+def subject(kernel: Any) -> str:
+    """What a kernel computes, in one line, as profiles name it."""
+    parts = []
+    for f in fields(kernel):
+        if f.name not in CHOICES:
+            value = getattr(kernel, f.name)
+            parts.append(f"{f.name}=" + ("-" if value is None else "yes" if f.name == "epilogue" else value_text(value)))
+    return f"{type(kernel).__name__} " + " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Seconds by subject on one target.
+
+    Attributes:
+        measured: they were measured; otherwise estimated.
+        origin: where they are from, for messages and reports.
+    """
+
+    target: Target
+    seconds: Mapping[str, float]
+    measured: bool
+    origin: str
+
+    def of(self, kernel: Any) -> float:
+        """Seconds of one run.
+
+        Raises:
+            UsageError: the profile lacks the kernel.
+        """
+        found = self.seconds.get(subject(kernel))
+        if found is None:
+            raise UsageError(f"{self.origin} lacks the kernel {subject(kernel)[:300]}; it was made for another network: profile this one "
+                             "with 'qcc profile', on the device that it will run on")
+        return found
+
+    def dumps(self) -> str:
+        """As JSON."""
+        return profile_text(self.target, self.seconds)
+
+
+def profile_text(target: Target, seconds: Mapping[str, float]) -> str:
+    head = {"format": FORMAT, "target": target.name, "versions": versions(), "seconds": dict(sorted(seconds.items()))}
+    return json.dumps(head, indent=1) + "\n"
+
+
+def load_profile(path: str | Path, target: Target) -> Profile:
+    """Read a profile.
+
+    Raises:
+        UsageError: it cannot be read, or is of another target or of other versions of qcc or TVM, whose kernels take other times.
+    """
+    origin = f"profile {path}"
+    try:
+        values = json.loads(Path(path).read_text("utf-8"))
+        form, name, version = values["format"], values["target"], values["versions"]
+        seconds = {str(key): float(value) for key, value in values["seconds"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{origin} cannot be read: {type(error).__name__} {error}; expected what 'qcc profile' writes") from error
+    if name != target.name:
+        raise UsageError(f"{origin} was measured for target {name}, but {target.name} is compiled for; profile that target")
+    if (form, version) != (FORMAT, versions()):
+        raise UsageError(f"{origin} was measured with kernels of another version of qcc or TVM ({version[:60]}...); profile again")
+    if not seconds or not all(0.0 < value < math.inf for value in seconds.values()):
+        raise UsageError(f"{origin} holds no kernels, or times that are not positive; profile again")
+    return Profile(target, seconds, True, origin)
+
+
+def distinct(steps: Iterable[Step]) -> dict[str, Step]:
+    """One step per subject."""
+    found: dict[str, Step] = {}
+    for step in steps:
+        found.setdefault(subject(step.kernel), step)
+    return found
+
+
+def measured(
+    steps: Mapping[str, Step], compiler: KernelCompiler, cache: Cache, progress: Progress, races: Races = run_races
+) -> Profile:
+    """Time every kernel that is not in the cache, in child processes.
+
+    Args:
+        steps: by subject (`distinct`).
+        progress: told ("profile", kernels done, kernels in all).
+
+    Raises:
+        CodegenError: a kernel cannot be compiled, or crashes.
+    """
+    found = {name: cache.find_seconds(name) for name in steps}
+    seconds = {name: value for name, value in found.items() if value is not None}
+    waiting = [name for name in steps if name not in seconds]
+    progress("profile", len(seconds), len(steps))
+    for start in range(0, len(waiting), COMPILED_AT_ONCE):
+        portion = waiting[start : start + COMPILED_AT_ONCE]
+        for name, value in zip(portion, _times([steps[name] for name in portion], compiler, races), strict=True):
+            seconds[name] = value
+            cache.store_seconds(name, value)
+        progress("profile", len(seconds), len(steps))
+    return Profile(compiler.target, seconds, True, "the profile measured on this machine")
+
+
+def _times(steps: Sequence[Step], compiler: KernelCompiler, races: Races) -> list[float]:
+    """All kernels of a portion take turns in one race, so that they meet the same disturbances."""
+    symbols = {step.kernel: f"candidate{number}" for number, step in enumerate(steps)}
+    with TemporaryDirectory(prefix="qcc-profile-") as folder:
+        library = candidates_library(symbols, compiler, Path(folder))
+        contenders = [contender(step.kernel, symbols[step.kernel], step) for step in steps]
+        return list(races(library, [contenders], RULES)[0].seconds)
+
+
+def estimated(steps: Mapping[str, Step], target: Target) -> Profile:
+    """Times by the tiles' model of cycles and by the bytes that a kernel touches, at an assumed clock and bandwidth."""
+    return Profile(target, {name: estimate(step, target) for name, step in steps.items()}, False, "an estimate: nothing was measured")
+
+
+def estimate(step: Step, target: Target) -> float:
+    """Seconds of one run of a step's kernel on one core."""
+    kernel = step.kernel
+    moved = sum(view.dtype.bytes * prod(view.shape) for view in kernel.operands[: len(kernel.operands) - step.scratch])
+    cycles = kernel.macs / target.lanes
+    work, tile = getattr(kernel, "work", None), getattr(kernel, "tile", None)
+    if work is not None and tile is not None and alternatives(kernel, target):
+        from qcc.codegen.x86.tiles import cycles as of_tile
+
+        cycles = of_tile(work, tile, target)
+    return CALL_SECONDS + max(cycles / CLOCK, moved / BANDWIDTH)
+
+
+def constant_bytes(step: Step) -> int:
+    """Bytes of the constants that a step reads: weights, biases, multipliers."""
+    return sum(view.span * view.dtype.bytes for view, address in zip(step.kernel.operands, step.arguments, strict=True)
+               if address.space is Space.CONSTANT)
