@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from qcc.errors import UnknownTarget
@@ -24,6 +24,7 @@ class Target:
             "sdot" or "neon" on ARM, "mma" on GPUs.
         sms: of a GPU, the compute capabilities (times ten) that get machine code, ascending; empty for a CPU. The other fields but
             `name` and `dot` describe the host code then.
+        core: the CPU core whose figures choose the tiles (key of codegen/arm/tiles.CORES); empty where there is but one table.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Target:
     registers: int
     dot: str
     sms: tuple[int, ...] = ()
+    core: str = ""
 
     @property
     def is_gpu(self) -> bool:
@@ -78,9 +80,9 @@ TARGETS = {
             "vnni256",
         ),
         Target("x86-64-avx2", _LINUX, _AVX2, ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "popcnt"), 8, 16, "madd256"),
-        Target("aarch64-i8mm", _ARM_LINUX, (*_DOTPROD, "+i8mm"), ("asimd", "asimddp", "i8mm"), 4, 32, "smmla"),
-        Target("aarch64-dotprod", _ARM_LINUX, _DOTPROD, ("asimd", "asimddp"), 4, 32, "sdot"),
-        Target("aarch64-neon", _ARM_LINUX, ("+neon",), ("asimd",), 4, 32, "neon"),
+        Target("aarch64-i8mm", _ARM_LINUX, (*_DOTPROD, "+i8mm"), ("asimd", "asimddp", "i8mm"), 4, 32, "smmla", core="neoverse-v1"),
+        Target("aarch64-dotprod", _ARM_LINUX, _DOTPROD, ("asimd", "asimddp"), 4, 32, "sdot", core="cortex-a76"),
+        Target("aarch64-neon", _ARM_LINUX, ("+neon",), ("asimd",), 4, 32, "neon", core="cortex-a72"),
     )
 }
 _SMS = (75, 80, 86, 89, 90)
@@ -92,6 +94,7 @@ def _gpu(name: str, sms: tuple[int, ...]) -> Target:
 
 
 GPU_TARGETS = {target.name: target for target in (_gpu("cuda", _SMS), *(_gpu(f"cuda:sm_{sm}", (sm,)) for sm in _SMS))}
+CORES = ("cortex-a55", "cortex-a72", "cortex-a76", "neoverse-n1", "neoverse-v1", "cortex-a510", "neoverse-n2")
 ALIASES = {"x86": "x86-64-avx512vnni", "arm": "aarch64-dotprod"}
 
 
@@ -107,9 +110,17 @@ def host_features() -> frozenset[str]:
 def find_target(name: str) -> Target:
     """The target of this name; "host" is the first in the table of CPUs that this machine can run.
 
+    A target for ARM may name the core after a colon, "aarch64-dotprod:cortex-a55": the same instructions in tiles made for it.
+
     Raises:
         UnknownTarget: no such name, or no target fits this machine.
     """
+    family, _, core = name.partition(":")
+    family = ALIASES.get(family, family)
+    if core and family in TARGETS and TARGETS[family].core:
+        if core not in CORES:
+            raise UnknownTarget(f"target {name!r}: the core {core!r} is unknown; expected one of {', '.join(CORES)}, or no core")
+        return replace(TARGETS[family], name=f"{family}:{core}", core=core)
     if name == "host":
         features, machine = host_features(), platform.machine()
         fitting = [t for t in TARGETS.values() if t.architecture == machine and features.issuperset(t.features)]

@@ -97,7 +97,7 @@ def check_code(folder: Path, manifest: Manifest) -> Code:
     Raises:
         VerificationError: the library cannot be disassembled.
     """
-    from qcc.codegen.target import TARGETS
+    from qcc.codegen.target import find_target
 
     found = functions(folder / manifest.library)
     kernels = {step.kernel: any(argument.dtype[0] == "f" for argument in step.arguments) for step in manifest.steps}
@@ -105,8 +105,7 @@ def check_code(folder: Path, manifest: Manifest) -> Code:
     findings = [_float_finding(function) for function in found if function.floats and not _covered(function.name, allowed)]
     missing = [name for name in kernels if name not in {function.name for function in found}]
     findings += [Finding(name, "a kernel of the manifest that is not in the library; compile the model again") for name in missing]
-    target = TARGETS.get(manifest.target)
-    promised = _DOT_INSTRUCTIONS.get(target.dot, "") if target is not None else ""
+    promised = _DOT_INSTRUCTIONS.get(find_target(manifest.target).dot, "")
     uses = {function.name: sum(n for text, n in function.instructions.items() if text.split()[0] == promised) for function in found}
     products = {step.kernel for step in manifest.steps if step.macs and not kernels[step.kernel]}
     return Code(

@@ -14,7 +14,7 @@ import numpy as np
 
 from qcc.codegen.arm.epilogue import PARAMETERS, NeonEpilogue, parameters
 from qcc.codegen.arm.intrinsics import LANES, dot_product_of
-from qcc.codegen.arm.tiles import candidates, choose, cycles
+from qcc.codegen.arm.tiles import CORES, candidates, choose, cycles
 from qcc.codegen.cpu.dense import ImplicitProduct, check_dense, merge_pixels
 from qcc.codegen.cpu.packing import WORD, merge_groups, pack_numbers, pack_runs, pack_weights, panel_channels, stored_bits, words
 from qcc.codegen.cpu.requantization import Requantization
@@ -114,7 +114,7 @@ def _pack_weights(runs: Array, channels: Array, kernel: NeonDenseKernel) -> Arra
 
 def _tiled(form: NeonDenseKernel, target: Target, tile: Tile | None) -> NeonDenseKernel:
     """The layer in the cheapest form: pixels in pairs or not, groups merged (few channels fill vectors badly), the tile."""
-    forms = []
+    forms, core = [], CORES[target.core]
     for paired in (False, True):
         dot = dot_product_of(target, paired)
         if dot.paired != paired or (tile is not None and paired and tile.pixels % 2):
@@ -122,8 +122,8 @@ def _tiled(form: NeonDenseKernel, target: Target, tile: Tile | None) -> NeonDens
         for factor in range(1, form.groups + 1):
             kernel = replace(form, groups=form.groups // factor, paired=paired)
             if tile is not None and factor == 1:
-                forms.append((cycles(kernel.work, tile, dot), kernel))
+                forms.append((cycles(kernel.work, tile, dot, core), kernel))
             elif tile is None and form.groups % factor == 0 and any(candidates(kernel.work, dot)):
-                kernel = replace(kernel, tile=choose(kernel.work, dot))
-                forms.append((cycles(kernel.work, kernel.tile, dot), kernel))
+                kernel = replace(kernel, tile=choose(kernel.work, dot, core))
+                forms.append((cycles(kernel.work, kernel.tile, dot, core), kernel))
     return min(forms, key=lambda entry: entry[0])[1]

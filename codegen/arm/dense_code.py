@@ -12,11 +12,14 @@ from qcc.codegen.arm.intrinsics import LANES, VECTOR, dot_product_of
 from qcc.codegen.cpu.dense_code import ImplicitProductCode
 from qcc.codegen.cpu.epilogue import Requantizer
 from qcc.codegen.cpu.unpacking import load_weights
-from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret, shuffle
+from qcc.codegen.emit import Function, Memory, Register, cast, constant, reinterpret, shuffle
 from qcc.codegen.target import Target
 
 if TYPE_CHECKING:
     from qcc.codegen.arm.dense import NeonDenseKernel
+
+
+MOST_UNROLLED = 20      # accumulators that leave registers for a second round of matrix products, which are but a few instructions
 
 
 class NeonDenseCode(ImplicitProductCode):
@@ -44,11 +47,14 @@ class NeonDenseCode(ImplicitProductCode):
         if self.product.paired:
             self._exchange(accumulators)
         with function.loop(0, down) as kh, function.loop(0, along) as kw:
-            here = function.let(source + (kh * row_bytes + kw * column_bytes))
-            panel = function.let(weights + (kh * along + kw) * (count * word_bytes))
+            here = function.let(cast(source + (kh * row_bytes + kw * column_bytes), "int64"))
+            panel = function.let(cast(weights + (kh * along + kw) * (count * word_bytes), "int64"))
+            rounds = 2 if kernel.paired and whole % 2 == 0 and kernel.tile.pixels * kernel.tile.blocks <= MOST_UNROLLED else 1
             if whole:
-                with function.loop(0, whole) as index:
-                    self._words(accumulators, here + index * VECTOR, panel + index * (LANES * word_bytes), LANES)
+                with function.loop(0, whole // rounds) as index:
+                    for part in range(rounds):
+                        place = cast(index, "int64") * rounds + part
+                        self._words(accumulators, here + place * VECTOR, panel + place * (LANES * word_bytes), LANES)
             if left:
                 self._words(accumulators, here + whole * VECTOR, panel + whole * (LANES * word_bytes), left)
         if self.product.paired:

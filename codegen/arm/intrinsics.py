@@ -29,13 +29,13 @@ class DotProduct:
         paired: instead of all that, rows of two pixels times two channels, eight bytes each: the accumulator [p0c0, p0c1, p1c0, p1c1]
             gets the products of activations [p0, p1] and weights [c0, c1] (the word has no meaning).
         signed: activations are signed bytes, 128 less than the stored ones; weights must not be below -127.
-        cycles: reciprocal throughput on a core with two vector pipes.
+        instructions: vector instructions per product of a vector of weights and a pixel.
     """
 
     name: str
     emit: Callable[[Any, Any, int, Any], Any]
     signed: bool
-    cycles: float
+    instructions: float
     paired: bool = False
 
 
@@ -68,10 +68,10 @@ def _widening(accumulator: Any, activations: Any, word: int, weight: Any) -> Any
 DOT_PRODUCTS = {
     dot.name: dot
     for dot in (
-        DotProduct("usdot", _usdot, False, 0.5),
-        DotProduct("sdot", _sdot, True, 0.5),
-        DotProduct("usmmla", _usmmla, False, 0.25, paired=True),
-        DotProduct("neon", _widening, True, 2.5),
+        DotProduct("usdot", _usdot, False, 1.0),
+        DotProduct("sdot", _sdot, True, 1.0),
+        DotProduct("usmmla", _usmmla, False, 0.5, paired=True),
+        DotProduct("neon", _widening, True, 5.0),
     )
 }
 _OF_TARGET = {"smmla": "usmmla", "sdot": "sdot", "neon": "neon"}
