@@ -46,7 +46,7 @@ class ArtifactTexts:
         tuning: the tuning record; empty where nothing was tuned.
         mixed: how widths were chosen layer by layer, as JSON; empty where they were given. It is a report and no part of the manifest:
             the recipe holds the widths, and replaying it gives the same files but this one.
-        layers, proofs, model, versions: copied to the manifest.
+        layers, proofs, model, rounding, versions: copied to the manifest.
     """
 
     graph: str
@@ -59,6 +59,7 @@ class ArtifactTexts:
     layers: Sequence[Mapping[str, Any]] = ()
     proofs: Sequence[Mapping[str, Any]] = ()
     model: str = ""
+    rounding: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     tuning: str = ""
     mixed: str = ""
@@ -250,5 +251,6 @@ def _manifest(program: Program, target: Target, texts: ArtifactTexts, digest: st
         proofs=tuple(texts.proofs),
         output_bounds=dict(texts.output_bounds),
         model=texts.model,
+        rounding={name: dict(how) for name, how in texts.rounding.items()},
         versions=dict(texts.versions),
     )

@@ -26,12 +26,13 @@ from qcc.onnx import FloatRunner, export_node, import_model, prepare
 from qcc.passes.calibrate import Batches, Range, collect
 from qcc.passes.integer import prove, to_integer
 from qcc.passes.quantize import Placement, encode, place
-from qcc.passes.rounding import Options, correct, thinned
+from qcc.passes.rounding import LayerReport, Options, correct, thinned
 from qcc.passes.simplify import SIMPLIFY
 from qcc.recipe import Recipe
 from qcc.summary import summarize
 
 Progress = Callable[[str, int, int], None]
+Refined = tuple[Graph, Mapping[str, LayerReport]]
 Report = Mapping[str, Any] | None      # how widths were chosen, where they were not given
 Calibration = Batches | Callable[[Mapping[str, TensorType]], Batches]
 
@@ -67,7 +68,7 @@ def compile_model(
         batches = calibration({name: graph.types[name] for name in graph.inputs}) if callable(calibration) else calibration
         ranges = measure(graph, placement, batches, recipe, progress)                 # measure: the values' ranges
         network = Network(graph, placement, ranges, batches, recipe)
-        recipe, quantized, report = quantize(network, goal, kernels, progress)        # FLOAT -> QDQ: weights by their effect
+        recipe, quantized, report, rounding = quantize(network, goal, kernels, progress)    # FLOAT -> QDQ: weights by their effect
         verify(quantized)
         integer = to_integer(quantized, placement, recipe.io == "integer")            # QDQ -> INTEGER: dyadic multipliers
         verify(integer)
@@ -78,7 +79,7 @@ def compile_model(
         program = program if tuning is None else plan(integer, target, recipe.name, islands, tuning.apply)
         files = kernels.compile(program.kernels, Path(folder), lambda done, total: progress("kernels", done, total))
         objects = tuple(file.read_bytes() for file in files)                          # TIR -> LLVM, in the children
-        texts = golden.texts(integer, program, recipe, ranges, bounds, graph_digest(imported), tuning, report)
+        texts = golden.texts(integer, program, recipe, ranges, bounds, graph_digest(imported), tuning, report, rounding)
     return Artifact(recipe, target, graph, quantized, integer, program, objects, texts, summarize(integer, program))
 
 
@@ -101,25 +102,36 @@ def measure(
 
 def quantize(
     network: Network, goal: Goal | None, kernels: KernelCompiler, progress: Progress = silent
-) -> tuple[Recipe, Graph, Report]:
-    """The recipe and the QDQ graph, with the recipe's widths or those that serve the goal best; weights are rounded by their effect."""
+) -> tuple[Recipe, Graph, Report, Mapping[str, LayerReport]]:
+    """The recipe and the QDQ graph, with the recipe's widths or those that serve the goal best; weights are rounded by their effect.
+
+    With both, how the widths were chosen and how each layer was rounded.
+    """
     if goal is not None:
-        chosen = decide(goal, network, kernels, refine, progress)
-        return chosen.recipe, chosen.graph, chosen.report
+        tried: list[Refined] = []
+
+        def remembered(*arguments: Any) -> Graph:
+            tried.append(refine(*arguments))
+            return tried[-1][0]
+
+        chosen = decide(goal, network, kernels, remembered, progress)
+        layers = next((layers for refined, layers in tried if refined is chosen.graph), {})
+        return chosen.recipe, chosen.graph, chosen.report, layers
     graph, placement, recipe = network.graph, network.placement, network.recipe
     nearest = encode(graph, placement, network.ranges, precision_of(recipe))
-    return recipe, refine(graph, nearest, placement, network.batches, recipe, progress), None
+    refined, layers = refine(graph, nearest, placement, network.batches, recipe, progress)
+    return recipe, refined, None, layers
 
 
 def refine(
     graph: Graph, quantized: Graph, placement: Placement, calibration: Batches | None, recipe: Recipe, progress: Progress = silent
-) -> Graph:
-    """The QDQ graph with weights rounded by their effect on results, and with corrected biases, as the recipe says."""
-    options = Options(recipe.rounding, recipe.correction)
+) -> Refined:
+    """The QDQ graph with weights rounded by their effect on results and with corrected biases, as the recipe says, and what was done."""
+    options = Options(recipe.rounding, recipe.correction, tied=recipe.weight_granularity == "tensor")
     if calibration is None or options.idle:
-        return quantized
+        return quantized, {}
     samples = thinned(calibration, graph, recipe.correction_samples)
-    return correct(graph, quantized, placement, samples, prepare, options, lambda done, total: progress("rounding", done, total))[0]
+    return correct(graph, quantized, placement, samples, prepare, options, lambda done, total: progress("rounding", done, total))
 
 
 def graph_digest(graph: Graph) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,6 +18,7 @@ from qcc.ir import Array, Graph, dump, interpret
 from qcc.ops import Quantize
 from qcc.passes.calibrate import Range
 from qcc.passes.integer import Bound
+from qcc.passes.rounding import LayerReport
 from qcc.recipe import Recipe
 from qcc.summary import is_float_node, layers
 
@@ -28,6 +30,7 @@ PACKAGES = ("qcc", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy
 def texts(
     graph: Graph, program: Program, recipe: Recipe, ranges: Mapping[str, Range], bounds: Sequence[Bound], model: str,
     tuning: Tuning | None = None, mixed: Mapping[str, Any] | None = None,
+    rounding: Mapping[str, LayerReport] | None = None,
 ) -> ArtifactTexts:
     """Everything of the artifact that is not code.
 
@@ -49,6 +52,7 @@ def texts(
         layers=layers(graph, program),
         proofs=[{"value": b.value, "low": b.low, "high": b.high, "limit": b.limit} for b in bounds],
         model=model,
+        rounding={name: asdict(report) for name, report in (rounding or {}).items()},
         versions={name: _version(name) for name in PACKAGES},
         tuning="" if tuning is None else tuning.dumps(),
         mixed="" if mixed is None else json.dumps(mixed, indent=1) + "\n",

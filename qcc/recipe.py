@@ -13,8 +13,9 @@ from typing import Any
 from qcc.errors import RecipeError
 
 OBSERVERS = ("minmax", "average", "percentile", "mse")
-ROUNDINGS = ("auto", "nearest")
+ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")
 CORRECTIONS = ("auto", "affine", "bias", "none")
+GRANULARITIES = ("channel", "tensor")
 BORDERS = ("float", "integer")
 WIDTH_TABLES = ("weights", "activations")
 WIDTHS = range(2, 9)
@@ -30,12 +31,14 @@ class Recipe:
         name: C identifier of the library; empty: from the model's file name.
         weight_bits, activation_bits: width of weights and of values between layers, 2 to 8, stored one per byte.
         weights, activations: other widths, by the name of a layer (of the value that it computes) and by the name of a value.
+        weight_granularity: scales of weights: one per output "channel" of a layer, or one per "tensor".
         observer: how ranges are measured: "minmax"; "average" of the batches' extremes; "percentile" of the values seen;
             "mse", the range whose rounding and clipping together err least.
         percentile: share of values inside the range, in percent (both tails together lose the rest).
-        rounding: of weights: "auto" takes for each layer what errs least on calibration data that was held out; "nearest".
+        rounding: of weights: "auto" takes for each layer what errs least on calibration data that was held out; or the method for all
+            layers: "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq" (docs/rounding.md).
         correction: of each channel's results after rounding: "affine" changes scales and biases, "bias" biases only; or "none".
-            "auto" is "bias" for weights of 8 bits, whose scales have little to gain, else "affine".
+            "auto" is "bias" in layers whose weights have 8 bits, whose scales have little to gain, else "affine".
         correction_samples: how much of the calibration data rounding and correction look at.
         io: "float" converts at the border; "integer" hands over the integers of the encodings.
         tune: how the kernels' tiles are chosen: "none" by a cost model, "quick" or "full" by measuring few or many of them.
@@ -46,6 +49,7 @@ class Recipe:
     name: str = ""
     weight_bits: int = 8
     activation_bits: int = 8
+    weight_granularity: str = "channel"
     observer: str = "minmax"
     percentile: float = 99.999
     rounding: str = "auto"
@@ -75,6 +79,8 @@ class Recipe:
             raise RecipeError(f"correction {self.correction!r} is unknown: expected one of {', '.join(CORRECTIONS)}")
         if self.correction_samples < 1:
             raise RecipeError(f"correction_samples {self.correction_samples} is out of range: expected at least 1")
+        if self.weight_granularity not in GRANULARITIES:
+            raise RecipeError(f"weight_granularity {self.weight_granularity!r} is unknown: expected one of {', '.join(GRANULARITIES)}")
         if self.io not in BORDERS:
             raise RecipeError(f"io {self.io!r} is unknown: expected one of {', '.join(BORDERS)}")
         if self.tune not in TUNING_LEVELS:

@@ -79,6 +79,7 @@ class Manifest:
         proofs: for every accumulator the bounds that were proved.
         output_bounds: the largest absolute difference that the self-test allows; outputs not named are compared byte for byte.
         model: SHA-256 of the model that was compiled.
+        rounding: by layer: the method that rounded its weights, and what was corrected.
         versions: of the programs that made the library.
         files: SHA-256 of every other file of the folder.
     """
@@ -100,6 +101,7 @@ class Manifest:
     proofs: tuple[Mapping[str, Any], ...] = ()
     output_bounds: Mapping[str, float] = field(default_factory=dict)
     model: str = ""
+    rounding: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     abi_version: int = ABI_VERSION

@@ -32,8 +32,8 @@ def activation_encoding(range: Range, bits: int) -> Encoding:
     return Encoding(DType("u", bits), (scale,), (int(np.clip(np.rint(-low / scale), 0, levels)),))
 
 
-def weight_encoding(weights: Array, bias: Array | None, input_scale: float, bits: int, axis: int) -> Encoding:
-    """Symmetric, one scale per output channel, and large enough that the bias fits the accumulator at that scale.
+def weight_encoding(weights: Array, bias: Array | None, input_scale: float, bits: int, axis: int, tensor: bool = False) -> Encoding:
+    """Symmetric, one scale per output channel (or the same for all), and large enough that the bias fits the accumulator at that scale.
 
     Channels of zeros exist in real networks; their scale is whatever their bias needs.
 
@@ -47,6 +47,7 @@ def weight_encoding(weights: Array, bias: Array | None, input_scale: float, bits
     scale = np.abs(weights).max(axis=others).astype(np.float64) / levels
     if bias is not None:
         scale = np.maximum(scale, np.abs(bias).astype(np.float64) / (input_scale * BIAS_LIMIT))
+    scale = np.full_like(scale, scale.max(initial=0.0)) if tensor else scale
     scale = np.maximum(scale, SMALLEST_SCALE).astype(np.float32).astype(np.float64)
     return Encoding(DType("i", bits), tuple(float(s) for s in scale), (0,) * len(scale), axis)
 
@@ -66,13 +67,14 @@ def encode(graph: Graph, placement: Placement, ranges: Mapping[str, Range], prec
             union = union.union(ranges[name])
         encodings.update(dict.fromkeys(group, activation_encoding(union, precision.of_values(group, graph.inputs))))
     constants, types, nodes = dict(graph.constants), dict(graph.types), []
+    tensor = precision.granularity == "tensor"
     for node in graph.nodes:
         if placement.forms.get(node.outputs[0]) is Form.LINEAR:
             weight = node.inputs[1]
             bias = constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
             axis, bits = 0 if isinstance(node.op, Convolution) else 1, precision.of_weights(node.outputs[0])
             try:
-                encoding = weight_encoding(constants[weight], bias, encodings[node.inputs[0]].scale[0], bits, axis)
+                encoding = weight_encoding(constants[weight], bias, encodings[node.inputs[0]].scale[0], bits, axis, tensor)
             except ModelError as error:
                 raise ModelError(f"{node.op} %{node.outputs[0]}, weights %{weight}: {error}") from error
             if weight in encodings:    # a second reader of the same weights has scales of its own

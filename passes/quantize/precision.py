@@ -1,4 +1,4 @@
-"""How many bits every weight and every value gets: one width for all of a kind, and exceptions by name."""
+"""How many bits every weight and every value gets, and how many scales: one width for all of a kind, and exceptions by name."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ class Precision:
         weight_bits, activation_bits: of all weights, and of all values between layers; the network's inputs have 8 at least.
         weights: other widths by the name of a layer (the value that it computes).
         activations: other widths by the name of a value; values that share an encoding need one of them named.
+        granularity: of weight scales: one per output "channel", or one per "tensor".
     """
 
     weight_bits: int = 8
     activation_bits: int = 8
     weights: Mapping[str, int] = field(default_factory=dict)
     activations: Mapping[str, int] = field(default_factory=dict)
+    granularity: str = "channel"
 
     def of_weights(self, layer: str) -> int:
         return self.weights.get(layer, self.weight_bits)

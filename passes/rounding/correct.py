@@ -12,16 +12,18 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from qcc.ir import Array, Encoding, Graph, Node
+from qcc.ops import Clip, Convolution
 from qcc.passes.quantize import Form, Placement
 from qcc.passes.quantize.encode import BIAS_LIMIT, SMALLEST_SCALE
-from qcc.passes.rounding.choose import Layer, Rounded, choose, round_nearest
-from qcc.passes.rounding.columns import columns, positions, results, weight_rows, weights_of
+from qcc.passes.rounding.choose import PLAIN, carry_out, choose
+from qcc.passes.rounding.columns import weight_rows, weights_of
+from qcc.passes.rounding.layer import Layer, Rounded, round_nearest
 from qcc.passes.rounding.moments import Moments
+from qcc.passes.rounding.rows import Bounds, Rows
 from qcc.passes.rounding.tandem import Prepare, Walker, live_elements
 
 MEMORY = 3 << 29      # bytes that the values of both networks may take
-CHUNK = 1 << 26       # bytes of columns that are held at once
-HELD_OUT = 4          # every fourth sample judges what the others suggest
+TURNS = 2             # of looking behind a clip: each costs about as much as the first solution
 
 
 @dataclass(frozen=True)
@@ -29,29 +31,40 @@ class Options:
     """What to do.
 
     Attributes:
-        rounding: of weights: "auto" (per layer, what errs least on held-out samples) or "nearest".
-        correction: of what rounding does to each channel's results: "affine" (scale and bias), "bias" or "none"; "auto" is "bias" for
-            weights of 8 bits, whose scales have little to gain, else "affine".
+        rounding: of weights: "auto" (per layer, what errs least on held-out samples) or the name of a method (methods.METHODS).
+        correction: of what rounding does to each channel's results: "affine" (scale and bias), "bias", "none", or "auto".
+        clipped: errors that a clip hides do not count.
+        tied: all outputs of a layer have one weight scale.
         rows: positions of a layer's output that are looked at, over all samples.
     """
 
     rounding: str = "auto"
     correction: str = "auto"
+    clipped: bool = True
+    tied: bool = False
     rows: int = 65536
 
     @property
     def idle(self) -> bool:
         return (self.rounding, self.correction) == ("nearest", "none")
 
-    def fits_scales(self, bits: int) -> bool:
-        """Whether scales of weights of this width change."""
-        return self.correction == "affine" or (self.correction == "auto" and bits < 8)
+    def correction_of(self, bits: int) -> str:
+        """What is corrected in a layer whose weights have so many bits: "auto" leaves scales of 8 bits, which have little to gain."""
+        return self.correction if self.correction != "auto" else "affine" if bits < 8 else "bias"
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """How one layer was rounded, and what was corrected."""
+
+    method: str
+    correction: str
 
 
 def correct(
     graph: Graph, quantized: Graph, placement: Placement, samples: Sequence[Mapping[str, Array]], prepare: Prepare, options: Options,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> tuple[Graph, dict[str, str]]:
+) -> tuple[Graph, dict[str, LayerReport]]:
     """The QDQ graph with better integers, and how each layer was rounded.
 
     Args:
@@ -64,25 +77,25 @@ def correct(
         return quantized, {}
     layers = [i for i, node in enumerate(quantized.nodes) if placement.forms.get(node.outputs[0]) is Form.LINEAR]
     with threadpool_limits(1, "blas"):      # one thread gives the same sums on every machine, and never waits for a busy core
-        return _layer_by_layer(graph, quantized, samples, prepare, options, progress, layers)
+        return _layer_by_layer(graph, quantized, placement, samples, prepare, options, progress, layers)
 
 
 def _layer_by_layer(
-    graph: Graph, quantized: Graph, samples: Sequence[Mapping[str, Array]], prepare: Prepare, options: Options,
+    graph: Graph, quantized: Graph, placement: Placement, samples: Sequence[Mapping[str, Array]], prepare: Prepare, options: Options,
     progress: Callable[[int, int], None], layers: Sequence[int],
-) -> tuple[Graph, dict[str, str]]:
+) -> tuple[Graph, dict[str, LayerReport]]:
     exact = Walker.start(graph, prepare, samples)
     rounded = Walker.start(quantized, prepare, [on_grid(quantized, sample) for sample in samples])
-    methods: dict[str, str] = {}
+    reports: dict[str, LayerReport] = {}
     for done, number in enumerate(layers):
         node = rounded.graph.nodes[number]
         name = node.outputs[0]
         exact.advance(number + 1, (name,))
         rounded.advance(number, (node.inputs[0],))
         pairs = [(r[node.inputs[0]], e[name]) for r, e in zip(rounded.values, exact.values, strict=True)]
-        rounded.graph, methods[name] = improve(rounded.graph, number, pairs, options)
+        rounded.graph, reports[name] = improve(rounded.graph, placement, number, pairs, options)
         progress(done + 1, len(layers))
-    return rounded.graph, methods
+    return rounded.graph, reports
 
 
 def thinned(batches: Iterable[Mapping[str, Array]], graph: Graph, most: int) -> list[Mapping[str, Array]]:
@@ -105,69 +118,78 @@ def on_grid(graph: Graph, sample: Mapping[str, Array]) -> dict[str, Array]:
     return {name: sample[name] if e is None else e.dequantize(e.quantize(sample[name])) for name, e in encodings.items()}
 
 
-def improve(graph: Graph, number: int, pairs: Sequence[tuple[Array, Array]], options: Options) -> tuple[Graph, str]:
+def improve(
+    graph: Graph, placement: Placement, number: int, pairs: Sequence[tuple[Array, Array]], options: Options
+) -> tuple[Graph, LayerReport]:
     """Round one layer and put the result into the graph; `pairs` are inputs and wanted results per sample."""
     node = graph.nodes[number]
     weights, encoding = graph.constants[node.inputs[1]], graph.types[node.inputs[1]].encoding
     input_encoding = graph.types[node.inputs[0]].encoding
     assert encoding is not None
     assert input_encoding is not None
-    layer = describe(node, weights, encoding)
+    layer = describe(node, weights, encoding, options.tied)
+    correction = options.correction_of(layer.bits)
+    given = graph.constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(len(encoding.scale), np.float32)
+    rows = Rows(node, weights.shape, pairs, options.rows)
     with np.errstate(over="ignore", invalid="ignore"):
-        seen, unseen = moments(node, weights.shape, pairs, options.rows)
-        everything = seen if unseen is None else seen + unseen
-    if not everything.finite:
-        return graph, "as it was: squares of its values are beyond float32"
-    if options.rounding == "nearest" or unseen is None:
-        rounded = round_nearest(layer)
+        seen, unseen = rows.moments()
+    if not seen.finite or (unseen is not None and not unseen.finite):
+        return graph, LayerReport("as it was: squares of its values are beyond float32", "none")
+    own = None if correction != "none" else given.reshape(layer.weights.shape[:2]).astype(np.float64)
+    if unseen is None:
+        rounded, method = round_nearest(layer), "nearest"
+        bias = seen.centred().bias(rounded.weights) if own is None else own
     else:
-        rounded = choose(layer, seen, unseen, options.fits_scales(layer.bits))
+        bounds = bounds_of(graph, placement, node) if options.clipped else None
+        rounded, bias, method = settle(layer, rows, (seen, unseen), options.rounding, correction == "affine", own, bounds)
     scale = np.maximum(rounded.scale, SMALLEST_SCALE).astype(np.float32).astype(np.float64)
-    given = graph.constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(scale.size, np.float32)
-    problem = everything.centred()
-    bias = given.astype(np.float64) if options.correction == "none" else problem.bias(scale * rounded.integers).reshape(-1)
     limit = scale.reshape(-1) * input_encoding.scale[0] * BIAS_LIMIT
-    return edited(graph, number, rounded, scale, np.clip(bias, -limit, limit).astype(np.float32)), rounded.method
+    bias = np.clip(bias.reshape(-1), -limit, limit).astype(np.float32)
+    return edited(graph, number, rounded, scale, bias), LayerReport(method, correction)
 
 
-def describe(node: Node, weights: Array, encoding: Encoding) -> Layer:
+def settle(
+    layer: Layer, rows: Rows, moments: tuple[Moments, Moments], rounding: str, refit: bool, own: Array | None, bounds: Bounds | None
+) -> tuple[Rounded, Array, str]:
+    """Integers, scales, bias [groups, outputs] and how they were found: on the results first, then, if a clip follows, behind it.
+
+    Args:
+        own: the bias to keep, if it is not to be corrected.
+    """
+    seen, unseen = moments
+    way, rounded = choose(layer, seen, unseen, rounding, refit)
+    bias = (seen + unseen).centred().bias(rounded.weights) if own is None else own
+    if bounds is None or way.method in PLAIN:
+        return rounded, bias, str(way)
+    least, best = np.inf, (rounded, bias)
+    sides: list[Moments] = [seen, unseen]
+    for turn in range(TURNS + 1):
+        error, sides = rows.within(sides, rounded.weights, bias, bounds)
+        if error < least:
+            least, best = error, (rounded, bias)
+        if turn < TURNS:
+            total = sides[0] + sides[1]
+            rounded = carry_out(way, layer, total)
+            bias = total.centred().bias(rounded.weights) if own is None else own
+    return *best, str(way)
+
+
+def bounds_of(graph: Graph, placement: Placement, node: Node) -> Bounds | None:
+    """The bounds of the clip that alone reads a layer's exact results."""
+    user = graph.only_user(node.outputs[0])
+    if user is None or not isinstance(user.op, Clip) or node.outputs[0] in placement.encoded:
+        return None
+    groups = node.op.groups if isinstance(node.op, Convolution) else 1
+    channels = graph.types[node.outputs[0]].shape[1 if isinstance(node.op, Convolution) else -1]
+    low, high = (np.broadcast_to(np.array(b, np.float32), channels).reshape(groups, 1, -1) for b in (user.op.low, user.op.high))
+    return low, high
+
+
+def describe(node: Node, weights: Array, encoding: Encoding, tied: bool = False) -> Layer:
     rows = weight_rows(node, weights)
     scale = np.array(encoding.scale).reshape(*rows.shape[:2], 1)
-    levels = encoding.range[1]
-    needed = np.abs(rows).max(axis=2, keepdims=True) / levels
-    return Layer(rows, scale, (scale > 1.001 * needed)[:, :, 0], encoding.dtype.bits)
-
-
-def moments(node: Node, kernel: tuple[int, ...], pairs: Sequence[tuple[Array, Array]], rows: int) -> tuple[Moments, Moments | None]:
-    """Of the samples to learn from, and of those that judge (none if there are too few)."""
-    sides: tuple[list[int], list[int]] = ([], [])
-    for number in range(len(pairs)):
-        sides[number % HELD_OUT == HELD_OUT - 1].append(number)
-    share = -(-rows // len(pairs))
-    x, y = pairs[0]
-    every = np.arange(positions(node, y))
-    origin = columns(node, x, kernel, every[::17]).mean(axis=1), results(node, y, every[::17]).mean(axis=1)
-    seen, unseen = (gathered(node, kernel, [(n, *pairs[n]) for n in side], share, origin) if side else None for side in sides)
-    assert seen is not None
-    return seen, unseen
-
-
-def gathered(
-    node: Node, kernel: tuple[int, ...], samples: Sequence[tuple[int, Array, Array]], share: int, origin: tuple[Array, Array]
-) -> Moments:
-    """Moments over `share` positions of each of the numbered samples; many samples at once, because large matrix products are fast."""
-    total: Moments | None = None
-    held: list[tuple[Array, Array]] = []
-    for place, (number, x, y) in enumerate(samples):
-        count = positions(node, y)
-        chosen = np.sort(np.random.default_rng(number).permutation(count)[:share]) if count > share else np.arange(count)
-        held.append((columns(node, x, kernel, chosen), results(node, y, chosen)))
-        if sum(c.nbytes for c, _ in held) >= CHUNK or place == len(samples) - 1:
-            joined, wanted = (np.concatenate(arrays, axis=1) for arrays in zip(*held, strict=True))
-            part = Moments.of(joined, wanted, origin)
-            total, held = part if total is None else total + part, []
-    assert total is not None
-    return total
+    layer = Layer(rows, scale, np.zeros(scale.shape[:2], bool), encoding.dtype.bits, tied)
+    return replace(layer, fixed=(scale > 1.001 * layer.peak)[:, :, 0])
 
 
 def edited(graph: Graph, number: int, rounded: Rounded, scale: Array, bias: Array) -> Graph:

@@ -6,7 +6,7 @@ whose bias is the best one, is w H w' - 2 w B' + V per row: every candidate can 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,6 +74,19 @@ class Problem:
     variance: Array
     x: Array
     y: Array
+
+    @staticmethod
+    def of_weights(weights: Array) -> Problem:
+        """The squared error of the weights themselves: what inputs that are independent and alike would make of it."""
+        groups, _, depth = weights.shape
+        eye = np.broadcast_to(np.eye(depth, dtype=weights.dtype), (groups, depth, depth))
+        zero = np.zeros((groups, depth)), np.zeros(weights.shape[:2])
+        return Problem(eye, weights, np.square(weights).sum(axis=2), *zero)
+
+    def repeated(self, times: int) -> Problem:
+        """The same outputs several times."""
+        wanted, variance, y = (np.concatenate([array] * times, axis=1) for array in (self.wanted, self.variance, self.y))
+        return replace(self, wanted=wanted, variance=variance, y=y)
 
     def compact(self) -> Problem:
         """The same in float32, for large layers."""

@@ -96,6 +96,8 @@ def descend(problem: Problem, integers: Array, scale: Array, levels: int, sweeps
             for i in range(start, stop):
                 wish = integers[:, :, i] + inner[:, :, i - start] / (scale[:, :, 0] * diagonal[:, None, i])
                 step = np.clip(np.rint(wish), -levels, levels) - integers[:, :, i]
+                if not step.any():
+                    continue
                 integers[:, :, i] += step
                 inner -= (step * scale[:, :, 0])[:, :, None] * hessian[:, None, i, start:stop]
             if stop < depth:
@@ -106,21 +108,31 @@ def descend(problem: Problem, integers: Array, scale: Array, levels: int, sweeps
     return integers
 
 
-def best_scale(problem: Problem, integers: Array, scale: Array) -> Array:
-    """The scale of least error for these integers, in closed form; the given one where they are all zero or it would turn negative."""
+def best_scale(problem: Problem, integers: Array, scale: Array, tied: bool = False) -> Array:
+    """The scale of least error for these integers, in closed form; the given one where they are all zero or it would turn negative.
+
+    Args:
+        tied: all outputs have one scale.
+    """
     energy = np.einsum("gok,gok->go", integers, np.matmul(integers, problem.hessian))
     match = np.einsum("gok,gok->go", integers, problem.wanted)
+    if tied:
+        energy, match = (np.broadcast_to(array.sum(), array.shape) for array in (energy, match))
     good = (energy > 0) & (match > 0)
     fitted = np.where(good, match / np.where(good, energy, 1.0), scale[:, :, 0])
     return fitted[:, :, None]
 
 
-def search_scale(problem: Problem, weights: Array, scale: Array, levels: int, shares: tuple[float, ...]) -> Array:
-    """Of the given scale times each share, per output the one whose nearest integers err least."""
+def search_scale(
+    problem: Problem, weights: Array, scale: Array, levels: int, shares: tuple[float, ...], tied: bool = False
+) -> Array:
+    """Of the given scale times each share, per output (or for all, if they are tied) the one whose nearest integers err least."""
     chosen, least = scale.copy(), np.full(scale.shape[:2], np.inf)
     for share in shares:
         candidate = scale * share
         error = problem.error(candidate * nearest(weights, candidate, levels))
+        if tied:
+            error = np.broadcast_to(error.sum(), error.shape)
         better = error < least
         least = np.where(better, error, least)
         chosen = np.where(better[:, :, None], candidate, chosen)

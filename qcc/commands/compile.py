@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
 
 BITS = "8, 4, or wXaY such as w4a8"
 _LISTED = 20
+ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")     # recipe.ROUNDINGS, not imported for --help
 
 
-_RECIPE_OPTIONS = ("target", "observer", "percentile", "rounding", "correction", "io", "name", "tune")      # named as in Recipe
+_RECIPE_OPTIONS = (                 # named as in Recipe
+    "target", "observer", "percentile", "rounding", "correction", "weight_granularity", "io", "name", "tune")
 
 
 @click.command(name="compile")
@@ -50,10 +53,12 @@ _RECIPE_OPTIONS = ("target", "observer", "percentile", "rounding", "correction",
               help="A .npz or .npy file, a folder of them, of pictures, or of test_data_set_* folders.")
 @click.option("--observer", type=click.Choice(["minmax", "average", "percentile", "mse"]), default="minmax", show_default=True, 
               help="How ranges are measured.")
-@click.option("--rounding", type=click.Choice(["auto", "nearest"]), default="auto", show_default=True,
-              help="Of weights: by their effect on calibration data, or to the nearest.")
+@click.option("--rounding", type=click.Choice(ROUNDINGS), default="auto", show_default=True,
+              help="Of weights: per layer what errs least on calibration data that was held out, or one method for all.")
 @click.option("--correction", type=click.Choice(["auto", "affine", "bias", "none"]), default="auto", show_default=True,
               help="Of each channel's results after rounding: scales and biases, biases, or none.")
+@click.option("--weight-granularity", type=click.Choice(["channel", "tensor"]), default="channel", show_default=True,
+              help="Scales of weights: one per output channel of a layer, or one per layer.")
 @click.option("--percentile", type=float, default=99.999, show_default=True, help="Of the values that the percentile observer keeps.")
 @click.option("--io", type=click.Choice(["float", "integer"]), default="float", show_default=True,
               help="What inputs and outputs are.")
@@ -134,7 +139,8 @@ def report_of(model: Path, output: Path, artifact: Artifact, manifest: Manifest,
         "bits": f"w{artifact.recipe.weight_bits}a{artifact.recipe.activation_bits}", "seconds": seconds,
         "model_bytes": model.stat().st_size, "library_bytes": folder_bytes[manifest.library], "files": folder_bytes,
         "inputs": [asdict(port) for port in manifest.inputs], "outputs": [asdict(port) for port in manifest.outputs],
-        "summary": asdict(artifact.summary), "recipe": str(output / "recipe.toml"),
+        "summary": asdict(artifact.summary), "rounding": dict(artifact.texts.rounding),
+        "recipe": str(output / "recipe.toml"),
     }
 
 
@@ -152,6 +158,7 @@ def summary_text(report: Mapping[str, Any]) -> str:
         f"  size     model {size_text(report['model_bytes'])} -> library {size_text(report['library_bytes'])} "
         f"(weights {size_text(summary['weight_bytes'])})",
         f"  arena    {size_text(arena)}{above}",
+        *([f"  rounding {rounding_text(report['rounding'])}"] if report["rounding"] else []),
         f"  recipe   {report['recipe']}",
     ]
     if floats:
@@ -159,6 +166,13 @@ def summary_text(report: Mapping[str, Any]) -> str:
         more = f"\n  and {len(floats) - _LISTED} more" if len(floats) > _LISTED else ""
         lines.append("\nNodes that stay float:\n" + table(("node", "operator", "MACs"), rows) + more)
     return "\n".join(lines)
+
+
+def rounding_text(rounding: Mapping[str, Mapping[str, str]]) -> str:
+    """How many layers were rounded in which way, and what was corrected in them."""
+    counts = [Counter(how[key].partition(",")[0] for how in rounding.values()).most_common() for key in ("method", "correction")]
+    methods, corrections = (", ".join(f"{count} x {name}" for name, count in counted) for counted in counts)
+    return f"{methods}; corrected {corrections}"
 
 
 def _operators(floats: list[dict[str, Any]]) -> str:

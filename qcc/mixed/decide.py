@@ -61,7 +61,7 @@ class Chosen:
 
 def precision_of(recipe: Recipe) -> Precision:
     """The recipe's widths."""
-    return Precision(recipe.weight_bits, recipe.activation_bits, recipe.weights, recipe.activations)
+    return Precision(recipe.weight_bits, recipe.activation_bits, recipe.weights, recipe.activations, recipe.weight_granularity)
 
 
 def decide(goal: Goal, network: Network, kernels: KernelCompiler, refine: Refine, progress: Progress) -> Chosen:

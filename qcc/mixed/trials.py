@@ -16,9 +16,12 @@ from qcc.mixed.losses import Loss, loss_between
 from qcc.onnx import export_model
 from qcc.onnx.exporter import extra_output
 from qcc.onnx.runner import open_session
-from qcc.passes.rounding.choose import DAMPINGS, LARGE, Rounded, round_nearest, round_second_order
+from qcc.passes.rounding.choose import DAMPINGS, LARGE
 from qcc.passes.rounding.columns import weights_of
-from qcc.passes.rounding.correct import describe, moments
+from qcc.passes.rounding.correct import describe
+from qcc.passes.rounding.layer import Rounded, round_nearest
+from qcc.passes.rounding.methods import round_second_order
+from qcc.passes.rounding.rows import Rows
 from qcc.passes.rounding.tandem import segment
 
 ROWS = 16384      # positions of a layer's output that its rounding looks at
@@ -96,7 +99,7 @@ def rounded(layer: Layer, pairs: Sequence[tuple[Array, Array]]) -> dict[str, tup
     """
     weights, given = layer.given
     with np.errstate(over="ignore", invalid="ignore"):
-        seen, unseen = moments(layer.node, weights.shape, pairs, ROWS)
+        seen, unseen = Rows(layer.node, weights.shape, pairs, ROWS).moments()
         total = seen if unseen is None else seen + unseen
     problem = total.centred()
     found = {}
@@ -105,9 +108,10 @@ def rounded(layer: Layer, pairs: Sequence[tuple[Array, Array]]) -> dict[str, tup
         if described.bits >= MANY_BITS or not total.finite:
             result: Rounded = round_nearest(described)
         elif described.weights.shape[2] > LARGE:
-            result = round_second_order(described.compact(), problem.compact(), DAMPINGS[-1], True, descents=0)
+            damped = problem.damped(described.weights, DAMPINGS[-1])
+            result = round_second_order(described.compact(), damped.compact(), True, descents=0)
         else:
-            result = round_second_order(described, problem, DAMPINGS[-1], True, descents=0)
+            result = round_second_order(described, problem.damped(described.weights, DAMPINGS[-1]), True, descents=0)
         bias = problem.bias(result.weights).reshape(-1) if total.finite else given
         found[label] = weights_of(layer.node, result.weights.astype(np.float32), weights.shape), bias.astype(np.float32)
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,8 +15,10 @@ from qcc.onnx import prepare
 from qcc.ops import Convolution, MatMul, Reshape
 from qcc.passes.quantize import Placement, Precision, encode, place
 from qcc.passes.rounding import Options, correct, thinned
-from qcc.passes.rounding.choose import Layer, choose, round_nearest, round_second_order
+from qcc.passes.rounding.choose import choose
 from qcc.passes.rounding.columns import columns, results, weight_rows, weights_of
+from qcc.passes.rounding.layer import Layer, round_nearest
+from qcc.passes.rounding.methods import METHODS
 from qcc.passes.rounding.moments import Moments, Problem
 from qcc.passes.rounding.solve import Factor, best_scale, descend, nearest, search_scale, second_order
 from qcc.passes.rounding.tandem import Walker, live_elements
@@ -39,17 +43,22 @@ def moments_of(x: Array, y: Array) -> Moments:
     return Moments.of(x, y, (x.mean(axis=1), y.mean(axis=1)))
 
 
-@given(seed=SEEDS, bits=st.integers(2, 8), refit=st.booleans())
-@settings(deadline=None, max_examples=40)
-def test_second_order_never_errs_more_than_the_nearest(seed: int, bits: int, refit: bool) -> None:
+@given(seed=SEEDS, bits=st.integers(2, 8), refit=st.booleans(), tied=st.booleans(), method=st.sampled_from(sorted(METHODS)))
+@settings(deadline=None, max_examples=60)
+def test_no_method_errs_more_than_the_nearest(seed: int, bits: int, refit: bool, tied: bool, method: str) -> None:
     layer, x, y = layer_and_rows(seed, bits)
-    problem = moments_of(x, y).centred()
-    damped = problem.damped(layer.weights, 0.03)
-    result = round_second_order(layer, problem, 0.03, refit)
-    plain = damped.error(round_nearest(layer).weights)
-    assert np.all(damped.error(result.weights) <= plain * (1 + 1e-9) + 1e-12)
+    if tied:
+        layer = replace(layer, scale=np.full_like(layer.scale, layer.scale.max()), tied=True)
+    problem = moments_of(x, y).centred().damped(layer.weights, 0.03)
+    result = METHODS[method](layer, problem, refit)
+    errors, plain = problem.error(result.weights), problem.error(round_nearest(layer).weights)
+    if tied:
+        errors, plain = errors.sum(), plain.sum()
+        assert len(np.unique(result.scale)) == 1
+    assert np.all(errors <= plain * (1 + 1e-9) + 1e-12)
     assert np.array_equal(result.integers, np.rint(result.integers))
     assert np.abs(result.integers).max() <= layer.levels
+    assert refit or np.array_equal(result.scale, layer.scale)
 
 
 @given(seed=SEEDS)
@@ -107,7 +116,7 @@ def test_the_choice_is_judged_by_unseen_rows() -> None:
     """What is seen is noise: following it would be a mistake, and it is noticed."""
     layer, x, y = layer_and_rows(5, 8, rows=400)
     noise = np.random.default_rng(1).normal(size=y.shape).astype(np.float32) * 100
-    assert choose(layer, moments_of(x[:, :8], (y + noise)[:, :8]), moments_of(x[:, 200:], y[:, 200:]), True).method == "nearest"
+    assert choose(layer, moments_of(x[:, :8], (y + noise)[:, :8]), moments_of(x[:, 200:], y[:, 200:]), "auto", True)[1].method == "nearest"
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
@@ -202,7 +211,7 @@ def test_constant_inputs_and_zero_weights_stay_sound() -> None:
     layer = Layer(weights, np.full((1, 2, 1), 0.01), np.array([[False, True]]), 8)
     x = np.ones((1, 10, 3), np.float32)
     seen = moments_of(x, (x @ weights[0].T).astype(np.float32))
-    rounded = choose(layer, seen, seen, True)
+    _, rounded = choose(layer, seen, seen, "auto", True)
     assert np.all(np.isfinite(rounded.weights))
     assert np.all(rounded.integers[0, 1] == 0)
     assert np.allclose(seen.centred().bias(rounded.weights) + rounded.weights.sum(axis=2), [[3.0, 0.0]], atol=1e-5)
