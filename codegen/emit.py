@@ -171,6 +171,14 @@ class Function:
         register.set(value)
         return register
 
+    def scratch(self, dtype: str, size: int) -> Memory:
+        """An array of the function's own, on the stack, from here to the end of the scope."""
+        from tvm import tirx
+
+        buffer = tirx.decl_buffer((size,), dtype, "s", scope="local")
+        self.append(tirx.AllocBuffer(buffer))
+        return Memory(self, buffer, dtype)
+
     def finish(self) -> Any:
         """The TIR function."""
         from tvm import ir, tirx

@@ -7,17 +7,15 @@ from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
-import numpy as np
-
-from qcc.arith import INT32_MAX, accumulator_bounds
 from qcc.codegen.cpu.dense import ImplicitProduct, check_dense, merge_pixels
-from qcc.codegen.cpu.packing import GROUPS, WORD, merge_groups, pack_numbers, pack_runs, pack_weights, panel_channels, stored_bits, words
+from qcc.codegen.cpu.packing import GROUPS, WORD, merge_groups, pack_numbers, pack_runs, pack_weights, panel_channels, words
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.cpu.tile import Tile
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import MOST_SHIFT, PARAMETERS, HalvesEpilogue, lifted_multipliers, paired_lanes, parameters_of
+from qcc.codegen.x86.epilogue import PARAMETERS, HalvesEpilogue, lifted_multipliers, paired_lanes, parameters_of
 from qcc.codegen.x86.tiles import choose, cycles
+from qcc.codegen.x86.weights import lifted
 from qcc.ir.types import Array
 
 UNROLLED_STEPS = 4      # of the reduction, where it is a loop
@@ -107,9 +105,7 @@ def plan_dense(
     if window == (1, 1) and strides == (1, 1):
         source, output, residual = merge_pixels(source, output, residual)
         dilations = (1, 1)
-    bits = packable_bits(weights, bias, source, requantization)
-    bias = bias << (8 - bits)
-    requantization = None if requantization is None else requantization.scaled(8 - bits)
+    bits, bias, requantization = lifted(weights, bias, source, requantization)
     epilogue = None if requantization is None else HalvesEpilogue.of(requantization)
     form = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, target.lanes, tile or Tile(1, 1, 1), bits)
     kernel = form if tile else min((_tiled(form, factor, target) for factor in range(1, groups + 1) if groups % factor == 0),
@@ -127,15 +123,6 @@ def _pack_weights(weights: Array, channels: Array, kernel: DenseKernel) -> Array
     down, along, run = kernel.runs
     packed = pack_weights(weights.reshape(weights.shape[0], down * along, run), channels)
     return pack_runs(packed, down * along, kernel.weight_bits, kernel.stretch)
-
-
-def packable_bits(weights: Array, bias: Array, source: View, requantization: Requantization | None) -> int:
-    """The bits in which weights are stored: 8 also where accumulators, times 2^(8 - bits), could leave 32 bits."""
-    bits = stored_bits(weights)
-    lowest, highest = accumulator_bounds(weights, bias, 0, source.dtype.range[1])
-    reach = int(np.maximum(-lowest, highest).max(initial=0))
-    fits = reach << (8 - bits) <= INT32_MAX and (requantization is None or requantization.shift + 8 - bits <= MOST_SHIFT)
-    return bits if fits else 8
 
 
 def _tiled(form: DenseKernel, factor: int, target: Target) -> DenseKernel:

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from qcc.codegen.cpu.depthwise import DepthwiseForm, check_depthwise
-from qcc.codegen.cpu.packing import TAPS, VECTORS, interleaved_channels, pack_numbers, pack_taps
+from qcc.codegen.cpu.packing import TAPS, VECTORS, interleaved_channels, pack_bits, pack_numbers, pack_taps
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import PARAMETERS, HalvesEpilogue, lifted_multipliers, parameters_of
 from qcc.codegen.x86.tiles import depthwise_fold, depthwise_rows
-from qcc.ir.types import I8, I32, Array
+from qcc.codegen.x86.weights import lifted
+from qcc.ir.types import I8, I32, U8, Array
 
 UNROLLED_ROWS = 16    # source rows under a tile that are unrolled; taller windows loop
 
@@ -74,12 +75,24 @@ class DepthwiseKernel(DepthwiseForm):
         lanes: 32-bit lanes of a vector.
         rows: output rows computed together.
         fold: output columns that count as one with so many times the channels.
+        weight_bits: in which a weight is stored (x86/weights.py).
     """
 
     epilogue: HalvesEpilogue | None
     lanes: int
     rows: int
     fold: int
+    weight_bits: int = 8
+
+    @property
+    def lift(self) -> int:
+        """Accumulators are so many powers of two larger than the sums."""
+        return 8 - self.weight_bits
+
+    @property
+    def vector(self) -> int:
+        """Weights of one vector."""
+        return self.lanes * TAPS
 
     @property
     def block(self) -> int:
@@ -112,8 +125,19 @@ class DepthwiseKernel(DepthwiseForm):
         return across(*self.window) if self.is_tall else cover(*self.window, self.strides[0])
 
     @property
+    def stretch(self) -> int:
+        """Vectors of weights that the code takes at once: all of a block, or of a row of tall windows."""
+        return len(self.quads) // (self.window[0] if self.is_tall else 1) * VECTORS
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of weights of a block."""
+        return len(self.quads) * VECTORS * self.vector * self.weight_bits // 8
+
+    @property
     def operands(self) -> tuple[View, ...]:
-        weights = View.contiguous(I8, (self.blocks, len(self.quads), VECTORS, self.lanes, TAPS))
+        whole = (self.blocks, len(self.quads), VECTORS, self.lanes, TAPS)
+        weights = View.contiguous(U8, (self.blocks, self.block_bytes)) if self.weight_bits < 8 else View.contiguous(I8, whole)
         numbers = View.contiguous(I32, (self.blocks, VECTORS, self.numbers, self.lanes))
         parameters = () if self.epilogue is None else (PARAMETERS,)
         residual = () if self.residual is None else (self.residual,)
@@ -150,8 +174,9 @@ def plan_depthwise(
     """
     check_depthwise(source, weights, strides, dilations, output, requantization, residual)
     window = (weights.shape[1], weights.shape[2])
+    bits, bias, requantization = lifted(weights, bias, source, requantization)
     epilogue = None if requantization is None else HalvesEpilogue.of(requantization)
-    kernel = DepthwiseKernel(source, output, residual, window, strides, dilations, epilogue, target.lanes, 1, 1)
+    kernel = DepthwiseKernel(source, output, residual, window, strides, dilations, epilogue, target.lanes, 1, 1, bits)
     _, rows, columns, channels = output.shape
     views = [source, output] + ([residual] if residual is not None else [])
     if strides[1] == 1 and all(view.strides[2] == channels for view in views):
@@ -159,6 +184,8 @@ def plan_depthwise(
     kernel = tuned(replace(kernel, rows=depthwise_rows(rows, target)))
     order = interleaved_channels(channels, kernel.fold, target.lanes)
     packed = pack_taps(np.asarray(weights[..., 0]), [quad.own for quad in kernel.quads], order)
+    if bits < 8:
+        packed = pack_bits(packed.reshape(kernel.blocks, 1, -1, kernel.vector), bits, kernel.stretch)
     if requantization is None:
         return kernel, (packed, pack_numbers(bias, None, order))
     return kernel, (packed, pack_numbers(bias, lifted_multipliers(requantization), order), parameters_of(requantization))

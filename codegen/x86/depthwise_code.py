@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcc.codegen.cpu.epilogue import Output, Requantizer
 from qcc.codegen.cpu.packing import TAPS, VECTORS
+from qcc.codegen.cpu.unpacking import load_weights
 from qcc.codegen.emit import Function, Memory, Register, constant, reinterpret, shuffle, store_first
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
@@ -27,7 +28,8 @@ class DepthwiseCode:
         memories = list(self.function.operands)
         self.source = memories.pop(0)
         self.residual: Memory | None = memories.pop(0) if kernel.residual is not None else None
-        self.weights, self.numbers = memories[:2]
+        self.packed, self.numbers = memories[:2]
+        self.weights = self.packed
         self.output = memories[-1]
         self.requantizer = None
         if kernel.epilogue is not None:
@@ -48,20 +50,33 @@ class DepthwiseCode:
             strips = -(-rows // kernel.rows)
             image = function.let(tirx.Div(strip, number(strips)))
             row = function.let(tirx.Min(tirx.Mod(strip, number(strips)) * kernel.rows, number(rows - kernel.rows)))
+            weights = self._block_of_weights(block)
             channel = function.let(tirx.Min(block * kernel.block, number(max(0, kernel.channels - kernel.block))))
             with function.loop(0, -(-columns // kernel.fold)) as step:
                 column = function.let(tirx.Min(step * kernel.fold, number(columns - kernel.fold)))
-                self._tile(block, image, row, column, channel)
+                self._tile(block, weights, image, row, column, channel)
         return function.finish()
+
+    def _block_of_weights(self, block: Any) -> Any:
+        """Where the weights of a block lie in `self.weights`. Those that share bytes are unpacked onto the stack, once for a strip of
+        pixels; where a window is tall, they are unpacked row by row instead."""
+        kernel, function = self.kernel, self.function
+        address = function.let(block * kernel.block_bytes)
+        if kernel.weight_bits == 8 or kernel.is_tall:
+            return address
+        unpacked = function.scratch("int8", kernel.stretch * kernel.vector)
+        for number, vector in enumerate(load_weights(function, self.packed, address, kernel.stretch, kernel.vector, kernel.weight_bits)):
+            unpacked.store(number * kernel.vector, vector)
+        self.weights = unpacked
+        return 0
 
     def _address(self, view: View, image: Any, row: Any, column: Any, channel: Any) -> Any:
         return self.function.let(image * view.strides[0] + row * view.strides[1] + column * view.strides[2] + channel)
 
-    def _tile(self, block: Any, image: Any, row: Any, column: Any, channel: Any) -> None:
+    def _tile(self, block: Any, weights: Any, image: Any, row: Any, column: Any, channel: Any) -> None:
         kernel = self.kernel
         source = self._address(kernel.source, image, row * kernel.strides[0], column * kernel.strides[1], channel)
         accumulators = [[self._initial(block, vector) for vector in range(VECTORS)] for _ in range(kernel.rows)]
-        weights = self.function.let(block * (len(kernel.quads) * kernel.block * TAPS))
         self._reduce(accumulators, source, weights)
         output = self._address(kernel.output, image, row, column, channel)
         if self.requantizer is None:
@@ -85,10 +100,15 @@ class DepthwiseCode:
         if kernel.is_tall:
             chunks = len(kernel.quads) // kernel.window[0]
             with function.loop(0, kernel.window[0]) as kh:
-                here = function.let(weights + kh * (chunks * kernel.block * TAPS))
+                here = function.let(weights + kh * (kernel.block_bytes // kernel.window[0]))
+                if kernel.weight_bits == 8:
+                    vectors = [vector for number in range(chunks) for vector in self._weights(here, number)]
+                else:
+                    vectors = list(load_weights(function, self.packed, here, kernel.stretch, kernel.vector, kernel.weight_bits))
                 for row, (number, quad) in product(range(kernel.rows), enumerate(kernel.quads[:chunks])):
                     place = function.let(source + kh * (apart * pitch) + row * step * pitch)
-                    self._quad(self._pixels(place, quad, quad.takes), [(accumulators[row], here + self._weights(number))])
+                    own = vectors[number * VECTORS : (number + 1) * VECTORS]
+                    self._quad(self._pixels(place, quad, quad.takes), [(accumulators[row], own)])
             return
         uses: dict[tuple[int, bool, int], list[tuple[int, int]]] = {}    # where pixels are interleaved -> (output row, quad)
         for row, (number, quad) in product(range(kernel.rows), enumerate(kernel.quads)):
@@ -97,10 +117,12 @@ class DepthwiseCode:
             quads = [kernel.quads[number] for _, number in users]
             taken = tuple(any(quad.takes[i] for quad in quads) for i in range(TAPS))
             pixels = self._pixels(source + top * pitch, quads[0], taken)
-            self._quad(pixels, [(accumulators[row], weights + self._weights(number)) for row, number in users])
+            self._quad(pixels, [(accumulators[row], self._weights(weights, number)) for row, number in users])
 
-    def _weights(self, number: int) -> int:
-        return number * self.kernel.block * TAPS
+    def _weights(self, weights: Any, number: int) -> list[Any]:
+        """The vectors of a quad, as loads that become part of the products."""
+        vector = self.kernel.vector
+        return [self.weights.load(weights + (number * VECTORS + index) * vector, vector) for index in range(VECTORS)]
 
     def _pixels(self, source: Any, quad: Quad, taken: Sequence[bool]) -> list[Any]:
         """The vectors of a quad from an address in its first row on. Where none is taken another repeats, since its weights are 0."""
@@ -111,13 +133,11 @@ class DepthwiseCode:
         half = TAPS // 2 if max(loaded) < TAPS // 2 else TAPS      # two repeat both
         return [loaded[min(loaded, key=lambda other: (abs(other - i % half), other))] for i in range(TAPS)]
 
-    def _quad(self, pixels: Sequence[Any], users: Sequence[tuple[list[Register], Any]]) -> None:
-        """Four products for every channel of a block, for every output row that they count for: (accumulators, address of weights)."""
-        lanes = self.kernel.lanes
+    def _quad(self, pixels: Sequence[Any], users: Sequence[tuple[list[Register], list[Any]]]) -> None:
+        """Four products for every channel of a block, for every output row that they count for: (accumulators, weights)."""
         for vector, interleaved in enumerate(self._interleave(pixels)):
             for accumulators, weights in users:
-                weight = self.weights.load(weights + vector * lanes * TAPS, lanes * TAPS)
-                accumulators[vector].set(self.dot.emit(accumulators[vector].get(), interleaved, weight))
+                accumulators[vector].set(self.dot.emit(accumulators[vector].get(), interleaved, weights[vector]))
 
     def _interleave(self, pixels: Sequence[Any]) -> list[Any]:
         """Four vectors of bytes -> four int32xL, whose lanes hold a channel's bytes."""
@@ -171,7 +191,7 @@ class DepthwiseCode:
         kernel = self.kernel
         lanes = kernel.lanes
         for row in range(kernel.rows):
-            vectors = [self.function.let(register.get()) for register in accumulators[row]]
+            vectors = [self.function.let(register.get() >> constant(kernel.lift, "int32", lanes)) for register in accumulators[row]]
             for part in range(lanes // 4):    # 16 channels: the same 128 bits of all vectors
                 left = min(16, kernel.channels - part * 16)
                 if left > 0:

@@ -101,13 +101,14 @@ class Layer:
         return accumulator.astype(np.int32) if self.requantization is None else self.requantization.evaluate(accumulator, self.residual)
 
 
-def layer(case: Case, seed: int) -> Layer:
+def layer(case: Case, seed: int, bits: int = 8) -> Layer:
     rng = np.random.default_rng(seed)
     channels = case.source[3]
     source = rng.integers(0, 256, case.source, dtype=np.uint8)
-    weights = rng.integers(-127, 128, (channels, *case.window, 1)).astype(np.int8)
+    top = (1 << bits - 1) - 1
+    weights = rng.integers(-top, top + 1, (channels, *case.window, 1)).astype(np.int8)
     if case.largest:
-        source[...], weights[...] = 255, 127
+        source[...], weights[...] = 255, top
     bias = rng.integers(-(1 << 12), 1 << 12, channels).astype(np.int32)
     shape = (case.source[0], *extents(case), channels)
     residual = rng.integers(0, 256, shape, dtype=np.uint8) if case.residual else None
@@ -142,6 +143,11 @@ def test_cases(target: Target) -> None:
 
 
 @pytest.mark.parametrize("target", targets())
+def test_weights_that_share_bytes(target: Target) -> None:
+    check([layer(case, seed, (4, 3, 2)[seed % 3]) for seed, case in enumerate(CASES) if seed % 2], target)
+
+
+@pytest.mark.parametrize("target", targets())
 def test_random_layers(target: Target) -> None:
     rng = np.random.default_rng(11)
 
@@ -152,7 +158,7 @@ def test_random_layers(target: Target) -> None:
         return Case((int(rng.integers(1, 4)), *size, int(rng.integers(1, 150))), window, strides, dilations,  # type: ignore[arg-type]
                     int(rng.integers(24, 50)), bool(rng.integers(0, 2)), gaps)  # type: ignore[arg-type]
 
-    check([layer(draw(), seed) for seed in range(20)], target)
+    check([layer(draw(), seed, (8, 2, 3, 4)[seed % 4]) for seed in range(24)], target)
 
 
 def test_folding_needs_pixels_side_by_side() -> None:
