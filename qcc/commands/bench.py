@@ -19,6 +19,7 @@ from qcc.commands.terminal import (
     table,
     threads_option,
     time_text,
+    weights_text,
 )
 from qcc.errors import UsageError
 
@@ -36,7 +37,7 @@ _CALIBRATION_BATCHES = 32
 @click.option("--calibration-data", "calibration", type=click.Path(path_type=Path), 
               help="For the others' quantizers; as for 'qcc compile'.")
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Turns that every contender has.")
-@click.option("--layers", is_flag=True, help="Also list time, share of peak, bytes, kernel and tile of every layer.")
+@click.option("--layers", is_flag=True, help="Also list time, share of peak, bytes, weights, kernel and tile of every layer.")
 @pixel_options
 @threads_option
 @quiet_option
@@ -113,7 +114,8 @@ def profiled(module: Module, feeds: Mapping[str, Array], rounds: int) -> list[di
     total = sum(times) or 1.0
     peak = _peak(module)
     return [
-        {"node": layer["node"], "kernel": layer["kernel"], "tile": layer.get("tile", ""), "macs": layer["macs"], "bytes": layer["bytes"],
+        {"node": layer["node"], "kernel": layer["kernel"], "tile": layer.get("tile", ""), "weight_bits": layer.get("weight_bits"),
+         "weight_bytes": layer.get("weight_bytes"), "macs": layer["macs"], "bytes": layer["bytes"],
          "seconds": time * 1e-9, "share": time / total, "of_peak": layer["macs"] / (time * 1e-9 * peak) if time else 0.0}
         for layer, time in zip(module.layers, times, strict=True)
     ]
@@ -138,8 +140,9 @@ def bench_text(report: Mapping[str, Any]) -> str:
         lines = [
             (layer["node"], time_text(layer["seconds"]), f"{100 * layer['share']:.1f} %", count_text(layer["macs"]),
              f"{layer['macs'] / layer['seconds'] * 1e-9:.1f}" if layer["macs"] and layer["seconds"] else "-",
-             f"{100 * layer['of_peak']:.0f} %" if layer["macs"] else "-", count_text(layer["bytes"]), layer["kernel"], layer["tile"])
+             f"{100 * layer['of_peak']:.0f} %" if layer["macs"] else "-", count_text(layer["bytes"]), weights_text(layer),
+             layer["kernel"], layer["tile"])
             for layer in report["layers"]
         ]
-        text += "\n\n" + table(("layer", "median", "share", "MACs", "GMAC/s", "of peak", "bytes", "kernel", "tile"), lines)
+        text += "\n\n" + table(("layer", "median", "share", "MACs", "GMAC/s", "of peak", "bytes", "weights", "kernel", "tile"), lines)
     return text

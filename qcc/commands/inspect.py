@@ -18,6 +18,7 @@ from qcc.commands.terminal import (
     shapes,
     size_text,
     table,
+    weights_text,
 )
 
 if TYPE_CHECKING:
@@ -130,8 +131,10 @@ def _artifact_text(report: dict[str, Any], layers: bool) -> str:
     if shown:
         bits = {layer.get("node"): layer.get("bits", "") for layer in report["layers"]}
         ops = {layer.get("node"): layer.get("op", "") for layer in report["layers"]}
-        rows = [(step["node"], str(ops.get(step["node"], "")), str(bits.get(step["node"], "")), f"{step['type']}{step['shape']}",
-                 count_text(step["macs"]), "float" if step["float"] else "", step["kernel"]) for step in shown]
+        weights = {layer.get("node"): weights_text(layer) for layer in report["layers"]}
+        rows = [(step["node"], str(ops.get(step["node"], "")), str(bits.get(step["node"], "")), weights.get(step["node"], ""),
+                 f"{step['type']}{step['shape']}", count_text(step["macs"]), "float" if step["float"] else "", step["kernel"])
+                for step in shown]
         lines += ["", "" if layers else "Steps that read or write float values (--layers lists all):",
-                  table(("step", "operator", "bits", "writes", "MACs", "", "kernel"), rows)]
+                  table(("step", "operator", "bits", "weights", "writes", "MACs", "", "kernel"), rows)]
     return "\n".join(lines)

@@ -105,6 +105,11 @@ def size_text(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def weights_text(layer: Mapping[str, Any]) -> str:
+    """Bits and bytes of a layer's weights as the library holds them, "4 bit, 2.3 kB"; empty where it has none."""
+    return f"{layer['weight_bits']} bit, {size_text(layer['weight_bytes'])}" if layer.get("weight_bits") else ""
+
+
 def count_text(count: float) -> str:
     """A number of operations: 950, 12.5 k, 4.09 G."""
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

@@ -13,11 +13,13 @@ import pytest
 import qcc
 from qcc import verification
 from qcc.artifact import Artifact
+from qcc.codegen.cpu.packing import GROUPS
 from qcc.codegen.target import TARGETS, host_features
 from qcc.ir import DType
 from qcc.models import zoo as model_zoo
 from qcc.ops import Convolution
 from qcc.recipe import Recipe
+from qcc.summary import layers
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -38,16 +40,18 @@ def inputs_for(samples: list[dict[str, Array]], rng: np.random.Generator) -> lis
 def assert_exact(artifact: Artifact, folder: Path, inputs: list[dict[str, Array]], threads: int = 1) -> None:
     with qcc.load(folder, threads=threads) as module:
         for feeds in inputs:
-            layers = list(verification.check_layers(module, artifact.graph, feeds))
-            wrong = [layer for layer in layers if not layer.good]
+            found = list(verification.check_layers(module, artifact.graph, feeds))
+            wrong = [layer for layer in found if not layer.good]
             assert not wrong, f"{wrong[0]} and {len(wrong) - 1} more differ"
-            compared = [layer for layer in layers if layer.error is not None]
+            compared = [layer for layer in found if layer.error is not None]
             assert len(compared) >= len(artifact.program.steps) // 2, "too few layers were compared"
         module.selftest()
 
 
-def compiled(model: Path, feeds: list[dict[str, Array]], folder: Path, target: str = "host", rounding: str = "auto") -> Artifact:
-    recipe = Recipe(target, rounding=rounding, correction="auto" if rounding == "auto" else "none")
+def compiled(
+    model: Path, feeds: list[dict[str, Array]], folder: Path, target: str = "host", rounding: str = "auto", bits: int = 8
+) -> Artifact:
+    recipe = Recipe(target, "", bits, bits, rounding=rounding, correction="auto" if rounding == "auto" else "none")
     artifact = qcc.compile(model, calibration_data=feeds, recipe=recipe)
     artifact.save(folder)
     return artifact
@@ -74,7 +78,9 @@ def test_bundled_networks(
 
 
 @pytest.mark.parametrize(
-    ("name", "bits", "activation_bits"), [("kws_dscnn", 2, 8), ("kws_dscnn", 7, 3), ("lenet5_mnist", 4, 4), ("resnet8_cifar10", 4, 4)]
+    ("name", "bits", "activation_bits"), [
+        ("kws_dscnn", 2, 8), ("kws_dscnn", 3, 8), ("kws_dscnn", 7, 3), ("lenet5_mnist", 4, 4), ("resnet8_cifar10", 4, 4),
+        ("vww_mobilenetv1", 4, 4), ("ad_autoencoder", 4, 4)]
 )
 def test_few_bits(
     name: str, bits: int, activation_bits: int, tmp_path: Path, rng: np.random.Generator, zoo: Callable[[str], Path],
@@ -87,6 +93,8 @@ def test_few_bits(
     assert weights
     assert max(int(np.abs(array).max()) for array in weights) == 2 ** (bits - 1) - 1
     assert {type.dtype.bits for type in artifact.graph.types.values() if type.dtype.is_byte} == {activation_bits, 8}   # 8: the input
+    stored = {row["weight_bits"] for row in layers(artifact.graph, artifact.program) if "weight_bits" in row}
+    assert stored == {bits if bits in GROUPS else 8}
     assert_exact(artifact, tmp_path / "out", inputs_for(feeds, rng))
 
 
@@ -94,9 +102,9 @@ def test_widths_by_name(tmp_path: Path, rng: np.random.Generator, zoo: Callable[
                         samples: Callable[..., list[dict[str, Array]]]) -> None:
     feeds = samples("resnet8_cifar10", 4)
     uniform = qcc.compile(zoo("resnet8_cifar10"), calibration_data=feeds)
-    layers = [node.outputs[0] for node in uniform.quantized_graph.nodes if isinstance(node.op, Convolution)]
+    names = [node.outputs[0] for node in uniform.quantized_graph.nodes if isinstance(node.op, Convolution)]
     values = [n for n, t in uniform.quantized_graph.types.items() if t.encoding is not None and t.encoding.axis is None]
-    recipe = Recipe(weights={layers[2]: 3, layers[4]: 5}, activations={values[3]: 4, values[5]: 6})
+    recipe = Recipe(weights={names[2]: 3, names[4]: 5}, activations={values[3]: 4, values[5]: 6})
     artifact = qcc.compile(zoo("resnet8_cifar10"), calibration_data=feeds, recipe=recipe)
     artifact.save(tmp_path / "out")
     assert {t.dtype.bits for t in artifact.graph.types.values() if t.dtype.is_byte} == {4, 6, 8}
@@ -106,12 +114,14 @@ def test_widths_by_name(tmp_path: Path, rng: np.random.Generator, zoo: Callable[
 
 
 @pytest.mark.network
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", [*LARGE, "mobilenet_v2", "resnet18", *model_zoo.LIGHT])
 def test_large_networks(
-    name: str, tmp_path: Path, rng: np.random.Generator, zoo: Callable[[str], Path], samples: Callable[..., list[dict[str, Array]]]
+    name: str, bits: int, tmp_path: Path, rng: np.random.Generator, zoo: Callable[[str], Path],
+    samples: Callable[..., list[dict[str, Array]]],
 ) -> None:
     feeds = samples(name, 2)
-    artifact = compiled(zoo(name), feeds, tmp_path / "out", rounding="nearest")      # which weights they are does not matter here
+    artifact = compiled(zoo(name), feeds, tmp_path / "out", rounding="nearest", bits=bits)    # which weights they are does not matter
     assert_exact(artifact, tmp_path / "out", inputs_for(feeds, rng), threads=2)
     assert artifact.summary.arena_bytes <= 1.15 * artifact.summary.arena_lower_bound
 
