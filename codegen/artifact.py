@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from qcc.codegen import link
-from qcc.codegen.glue import CONSTANTS_FILE, GOLDEN_FILE, Source, arena_bytes, library_source
+from qcc.codegen.cuda import glue as cuda_glue
+from qcc.codegen.glue import Source, arena_bytes, library_source
 from qcc.codegen.golden import Golden, Pattern, golden_input, golden_output
 from qcc.codegen.header import CONTEXT_BYTES, exported_names, header
 from qcc.codegen.program import Address, Port, Program, Step
@@ -46,7 +47,7 @@ class ArtifactTexts:
         tuning: the tuning record; empty where nothing was tuned.
         mixed: how widths were chosen layer by layer, as JSON; empty where they were given. It is a report and no part of the manifest:
             the recipe holds the widths, and replaying it gives the same files but this one.
-        layers, proofs, model, rounding, versions: copied to the manifest.
+        layers, proofs, model, calibration, rounding, versions: copied to the manifest.
     """
 
     graph: str
@@ -59,6 +60,7 @@ class ArtifactTexts:
     layers: Sequence[Mapping[str, Any]] = ()
     proofs: Sequence[Mapping[str, Any]] = ()
     model: str = ""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
     rounding: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     tuning: str = ""
@@ -71,7 +73,8 @@ def build_artifact(
     """Write the artifact folder and return its manifest.
 
     Args:
-        objects: position-independent objects that define every symbol of `program.kernels`, and need nothing but libc and libm.
+        objects: position-independent objects that define every symbol of `program.kernels`, and need nothing but libc and libm; for a
+            GPU, the kernels' CUDA C and then the images of `cuda.toolchain.compile_images`.
         directory: a folder that does not exist yet, or is empty; with `force` also an older artifact, which is replaced.
 
     Raises:
@@ -129,9 +132,12 @@ def _move(result: Path, directory: Path, replaced: Path) -> None:
 def _fill(program: Program, objects: Sequence[Path], target: Target, texts: ArtifactTexts, tools: link.Toolchain, work: Path) -> Manifest:
     folder = work / "artifact"
     golden = _golden(program, texts)
-    digest = _digest(library_source(program, target, golden, "").text, program, objects)
-    _build_libraries(program, library_source(program, target, golden, digest), objects, tools, work)
-    for file, text in {f"{program.name}.h": header(program, arena_bytes(program)), **_packaging(program.name, texts)}.items():
+    digest = _digest(_source(program, target, golden, "", objects).text, program, objects)
+    _build_libraries(program, target, _source(program, target, golden, digest, objects), objects, tools, work)
+    if target.is_gpu:
+        shutil.copyfile(objects[0], folder / f"{program.name}.cu")
+    written = {f"{program.name}.h": header(program, arena_bytes(program), target.is_gpu), **_packaging(program.name, texts)}
+    for file, text in written.items():
         (folder / file).write_text(text, encoding="utf-8")
     arrays = {f"input.{name}": array for name, array in texts.golden_inputs.items()}
     arrays |= {f"output.{name}": array for name, array in texts.golden_outputs.items()}
@@ -152,20 +158,27 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
 
 
-def _build_libraries(program: Program, source: Source, objects: Sequence[Path], tools: link.Toolchain, work: Path) -> None:
+def _source(program: Program, target: Target, golden: Mapping[str, Golden], digest: str, objects: Sequence[Path]) -> Source:
+    """The generated C. Objects for a GPU are the kernels' CUDA C, and then images, which the library holds as data."""
+    if target.is_gpu:
+        return cuda_glue.library_source(program, target, golden, digest, objects[1:])
+    return library_source(program, target, golden, digest)
+
+
+def _build_libraries(program: Program, target: Target, source: Source, objects: Sequence[Path], tools: link.Toolchain, work: Path) -> None:
     name = program.name
     for path in sorted(_SOURCES.glob("*.h")):
         shutil.copyfile(path, work / path.name)
-    (work / f"{name}.h").write_text(header(program, arena_bytes(program)), encoding="utf-8")
+    (work / f"{name}.h").write_text(header(program, arena_bytes(program), target.is_gpu), encoding="utf-8")
     (work / f"{name}.c").write_text(source.text, encoding="utf-8")
-    (work / CONSTANTS_FILE).write_bytes(source.constants)
-    (work / GOLDEN_FILE).write_bytes(source.golden)
+    for file, content in source.files.items():
+        (work / file).write_bytes(content)
     members = ["glue.o"]
     link.compile_source(tools, work, f"{name}.c", "glue.o")
-    for number, path in enumerate(objects):
+    for number, path in enumerate(() if target.is_gpu else objects):
         members.append(f"kernels{number}.o")
         shutil.copyfile(path, work / members[-1])
-    link.merge_objects(tools, work, members, exported_names(name), f"{name}.o")
+    link.merge_objects(tools, work, members, exported_names(name, target.is_gpu), f"{name}.o")
     link.make_static(tools, work, f"{name}.o", f"artifact/lib{name}.a")
     link.make_shared(tools, work, f"{name}.o", f"lib{name}.so")
     (work / f"lib{name}.so").rename(work / "artifact" / f"lib{name}.so")
@@ -196,7 +209,7 @@ Description: neural network {name}, compiled by qcc
 Version: 1
 Cflags: -I${{prefix}}
 Libs: -L${{prefix}} -l{name}
-Libs.private: -lm -lpthread
+Libs.private: -lm -lpthread -ldl
 """
     cmake = f"""# find_package({name}) gives the targets {name}::{name} (static) and {name}::shared.
 if(NOT TARGET {name}::{name})
@@ -204,7 +217,7 @@ if(NOT TARGET {name}::{name})
   set_target_properties({name}::{name} PROPERTIES
     IMPORTED_LOCATION "${{CMAKE_CURRENT_LIST_DIR}}/lib{name}.a"
     INTERFACE_INCLUDE_DIRECTORIES "${{CMAKE_CURRENT_LIST_DIR}}"
-    INTERFACE_LINK_LIBRARIES "m;pthread")
+    INTERFACE_LINK_LIBRARIES "m;pthread;dl")
   add_library({name}::shared SHARED IMPORTED)
   set_target_properties({name}::shared PROPERTIES
     IMPORTED_LOCATION "${{CMAKE_CURRENT_LIST_DIR}}/lib{name}.so"
@@ -239,6 +252,7 @@ def _manifest(program: Program, target: Target, texts: ArtifactTexts, digest: st
         triple=target.triple,
         machine=link.architecture(target),
         features=target.features,
+        sms=target.sms,
         digest=digest,
         arena_bytes=arena_bytes(program),
         arena_lower_bound=program.arena_lower_bound,
@@ -251,6 +265,7 @@ def _manifest(program: Program, target: Target, texts: ArtifactTexts, digest: st
         proofs=tuple(texts.proofs),
         output_bounds=dict(texts.output_bounds),
         model=texts.model,
+        calibration=texts.calibration,
         rounding={name: dict(how) for name, how in texts.rounding.items()},
         versions=dict(texts.versions),
     )

@@ -24,11 +24,10 @@ _MACS_PER_CYCLE, _BYTES_PER_CYCLE, _CYCLES_PER_THREAD, _MOST_THREADS = 64, 8, 40
 
 @dataclass(frozen=True)
 class Source:
-    """A library's C source and the files that it includes as data."""
+    """A library's C source and, by name, the files that it includes as data."""
 
     text: str
-    constants: bytes
-    golden: bytes
+    files: Mapping[str, bytes]
 
 
 def arena_bytes(program: Program) -> int:
@@ -78,7 +77,7 @@ def _kernels(program: Program) -> str:
     return "\n".join(lines)
 
 
-def _blob(symbol: str, file: str) -> str:
+def blob(symbol: str, file: str) -> str:
     """Data that the assembler reads from a file: arrays in C would take minutes to compile."""
     return f"""extern const unsigned char {symbol}[] __attribute__((visibility("hidden")));
 __asm__(".pushsection .rodata.{symbol}, \\"a\\"\\n"
@@ -125,7 +124,7 @@ def _descriptor_rows(kind: str, ports: Sequence[Port]) -> list[str]:
     return lines
 
 
-def _descriptors(program: Program, kind: str, ports: Sequence[Port]) -> str:
+def descriptors(program: Program, kind: str, ports: Sequence[Port]) -> str:
     rows = []
     for number, port in enumerate(ports):
         encoding = port.type.encoding if port.type.dtype.is_integer else None
@@ -139,7 +138,7 @@ def _descriptors(program: Program, kind: str, ports: Sequence[Port]) -> str:
     return "\n".join(lines)
 
 
-def _ports(program: Program, golden: Mapping[str, tuple[Golden, int]], kind: str, ports: Sequence[Port]) -> str:
+def port_tables(program: Program, golden: Mapping[str, tuple[Golden, int]], kind: str, ports: Sequence[Port]) -> str:
     rows = [_port_row(program, port, *golden[f"{kind}.{port.name}"]) for port in ports]
     rows = rows or ["    {NULL, NULL, 0, 0, {NULL, 0, 0, 0, 0, 1, 0}},"]
     return "\n".join([f"static const struct qcc_engine_port {kind}_ports[] = {{", *rows, "};"])
@@ -165,7 +164,7 @@ static const struct qcc_engine_model model = {{
 }};"""
 
 
-_FUNCTIONS = """struct NAME_context {
+FUNCTIONS = """struct NAME_context {
     struct qcc_engine engine;
 };
 _Static_assert(sizeof(struct NAME_context) <= NAME_CONTEXT_BYTES, "the header promises a context of this size");
@@ -211,6 +210,16 @@ void NAME_close(NAME_context *context) { qcc_engine_close((struct qcc_engine *)c
 """
 
 
+def place_golden(golden: Mapping[str, Golden]) -> tuple[bytes, dict[str, tuple[Golden, int]]]:
+    """The embedded golden arrays in one block, and for each of them where it begins."""
+    data, placed = bytearray(), {}
+    for name, kept in golden.items():
+        placed[name] = (kept, len(data))
+        data += kept.data or b""
+        data += bytes(-len(data) % ALIGNMENT)
+    return bytes(data), placed
+
+
 def library_source(program: Program, target: Target, golden: Mapping[str, Golden], digest: str) -> Source:
     """The source of the library.
 
@@ -219,23 +228,18 @@ def library_source(program: Program, target: Target, golden: Mapping[str, Golden
         digest: text that the library returns from NAME_digest().
     """
     check(program)
-    blob, placed = bytearray(), {}
-    for name, kept in golden.items():
-        placed[name] = (kept, len(blob))
-        blob += kept.data or b""
-        blob += bytes(-len(blob) % ALIGNMENT)
-    name = program.name
+    name, (arrays, placed) = program.name, place_golden(golden)
     parts = [
         f'#include "{name}.h"\n\n#include "qcc_engine.h"\n#include "qcc_selftest.h"',
         _kernels(program),
-        _blob(f"{name}_constants", CONSTANTS_FILE),
-        _blob(f"{name}_golden", GOLDEN_FILE),
+        blob(f"{name}_constants", CONSTANTS_FILE),
+        blob(f"{name}_golden", GOLDEN_FILE),
         _steps(program),
-        _ports(program, placed, "input", program.inputs),
-        _ports(program, placed, "output", program.outputs),
-        _descriptors(program, "input", program.inputs),
-        _descriptors(program, "output", program.outputs),
+        port_tables(program, placed, "input", program.inputs),
+        port_tables(program, placed, "output", program.outputs),
+        descriptors(program, "input", program.inputs),
+        descriptors(program, "output", program.outputs),
         _model(program, target),
-        _FUNCTIONS.replace("NAME", name).replace("@DIGEST@", digest),
+        FUNCTIONS.replace("NAME", name).replace("@DIGEST@", digest),
     ]
-    return Source("\n\n".join(parts), program.constants, bytes(blob))
+    return Source("\n\n".join(parts), {CONSTANTS_FILE: program.constants, GOLDEN_FILE: arrays})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from qcc.codegen.cuda import header as cuda_header
 from qcc.codegen.program import Port, Program
 from qcc.errors import UsageError
 from qcc.runtime.manifest import ABI_VERSION
@@ -44,13 +45,13 @@ def quoted(text: str) -> str:
     return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
 
 
-def exported_names(name: str) -> tuple[str, ...]:
+def exported_names(name: str, is_gpu: bool = False) -> tuple[str, ...]:
     """The symbols that a library exports; everything else is local to it."""
     functions = (
         "abi_version arena arena_bytes close context_bytes digest error init input inputs output outputs run run_profiled run_steps "
         "selftest step_name steps"
     )
-    return tuple(f"{name}_{function}" for function in functions.split())
+    return tuple(f"{name}_{function}" for function in (*functions.split(), *(cuda_header.NAMES if is_gpu else ())))
 
 
 def _port_macros(name: str, kind: str, number: int, port: Port) -> list[str]:
@@ -109,7 +110,7 @@ extern "C" {
 typedef enum NAME_status {
     NAME_OK = 0,
     NAME_BAD_ARGUMENT = 1,     /* a NULL array, misaligned memory, a number of threads or steps out of range */
-    NAME_MISSING_FEATURES = 2, /* the CPU lacks instructions that the library needs */
+    NAME_MISSING_FEATURES = 2, /* the CPU lacks instructions that the library needs; no GPU, driver or code for the GPU */
     NAME_OUT_OF_MEMORY = 3,
     NAME_NO_THREADS = 4,       /* the system refused to start the threads */
     NAME_BUSY = 5,             /* the context is in use by another thread; NAME_error is not changed */
@@ -175,7 +176,7 @@ NAME_API const char *NAME_error(const NAME_context *context);
 
 /* Stops the workers and frees what NAME_init allocated; NULL is allowed. */
 NAME_API void NAME_close(NAME_context *context);
-
+@MORE@
 #ifdef __cplusplus
 }
 #endif
@@ -184,7 +185,8 @@ NAME_API void NAME_close(NAME_context *context);
 """
 
 
-def header(program: Program, arena: int) -> str:
+def header(program: Program, arena: int, is_gpu: bool = False) -> str:
     """The text of NAME.h for an arena of `arena` bytes."""
     name = check_name(program.name)
-    return _TEXT.replace("NAME", name).replace("@MACROS@", _macros(program, arena))
+    text = _TEXT.replace("@MORE@", cuda_header.DECLARATIONS if is_gpu else "")
+    return text.replace("NAME", name).replace("@MACROS@", _macros(program, arena))

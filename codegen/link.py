@@ -95,5 +95,5 @@ def make_static(tools: Toolchain, folder: Path, member: str, result: str) -> Non
 def make_shared(tools: Toolchain, folder: Path, member: str, result: str) -> None:
     """A shared library that needs nothing but libc, libm and threads; any other undefined symbol is an error."""
     options = [f"-Wl,{option}" for option in _LINK] + [f"-Wl,-z,{option}" for option in _LINK_OPTIONS]
-    command = [tools.compiler, "-shared", "-o", result, member, *options, f"-Wl,-soname,{result}", "-lm", "-lpthread"]
+    command = [tools.compiler, "-shared", "-o", result, member, *options, f"-Wl,-soname,{result}", "-lm", "-lpthread", "-ldl"]
     execute(command, folder, f"linking {result}")

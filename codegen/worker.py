@@ -273,12 +273,11 @@ def _serve_one(request: Batch | Question) -> Any:
 
 
 def _build(batch: Batch) -> None:
-    functions = {symbol: kernel.emit(batch.target) for symbol, kernel in batch.kernels}
     if batch.target.is_gpu:
         from qcc.codegen.cuda.source import kernel_source
 
-        Path(batch.path).write_text(kernel_source(functions, batch.target), encoding="ascii")
+        Path(batch.path).write_text(kernel_source(dict(batch.kernels), batch.target), encoding="ascii")
     else:
         from qcc.codegen.emit import build_object
 
-        build_object(functions, batch.target, Path(batch.path))
+        build_object({symbol: kernel.emit(batch.target) for symbol, kernel in batch.kernels}, batch.target, Path(batch.path))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,18 +11,19 @@ from typing import Any
 
 from qcc import golden
 from qcc.artifact import Artifact
+from qcc.codegen.cuda.toolchain import buildable, machine_code
 from qcc.codegen.floats import make_islands
 from qcc.codegen.header import check_name, is_keyword
 from qcc.codegen.plan import plan
 from qcc.codegen.target import find_target
 from qcc.codegen.tune import Tuner
 from qcc.codegen.worker import KernelCompiler
-from qcc.errors import DataError
-from qcc.ir import Graph, Pipeline, TensorType, dump, verify
-from qcc.mixed.decide import Network, decide, precision_of
+from qcc.ir import Graph, Pipeline, TensorType, verify
+from qcc.measuring import graph_digest, measure, precision_of
+from qcc.mixed.decide import Network, decide
 from qcc.mixed.goals import Goal
-from qcc.onnx import FloatRunner, export_node, import_model, prepare
-from qcc.passes.calibrate import Batches, Range, collect
+from qcc.onnx import export_node, import_model, prepare
+from qcc.passes.calibrate import Batches
 from qcc.passes.integer import prove, to_integer
 from qcc.passes.quantize import Placement, encode, place
 from qcc.passes.rounding import LayerReport, Options, correct, thinned
@@ -43,22 +43,22 @@ def silent(_stage: str, _done: int, _total: int) -> None:
 
 def compile_model(
     model: Any, calibration: Calibration | None, recipe: Recipe, progress: Progress = silent, tuning_record: str | Path | None = None,
-    goal: Goal | None = None,
+    calibration_cache: str | Path | None = None, goal: Goal | None = None,
 ) -> Artifact:
     """Compile an ONNX model to an integer library.
 
     Args:
         model: path, bytes or onnx.ModelProto; never modified.
-        calibration: batches of inputs by name, or a function of the inputs' types; iterated once per pass of the observer.
+        calibration: batches of inputs by name, or a function that makes them from the types of the inputs.
         recipe: every choice; the artifact holds it completed.
         progress: told (stage, done, total) as work goes on.
-        tuning_record: an artifact's tuning.json, whose choices are taken again instead of measuring.
+        tuning_record, calibration_cache: files whose choices and measurements are taken again instead of measuring.
         goal: what the widths of layers shall serve, in place of the recipe's.
 
     Raises:
         QccError: one of its children, with an exit code and a message that says what to do.
     """
-    target = find_target(recipe.target)
+    target = buildable(find_target(recipe.target))
     tuner = Tuner.of(recipe.tune, target, tuning_record)
     recipe = replace(recipe, target=target.name, name=library_name(recipe.name, model), tune=tuner.level)
     with KernelCompiler(target) as kernels, TemporaryDirectory(prefix="qcc-") as folder:    # children load TVM now
@@ -66,8 +66,8 @@ def compile_model(
         graph = Pipeline(SIMPLIFY)(imported)                                          # fold, fuse, cancel
         placement = place(graph, recipe.io == "integer")                              # decide: what becomes integers
         batches = calibration({name: graph.types[name] for name in graph.inputs}) if callable(calibration) else calibration
-        ranges = measure(graph, placement, batches, recipe, progress)                 # measure: the values' ranges
-        network = Network(graph, placement, ranges, batches, recipe)
+        measured = measure(graph, placement, batches, recipe, progress, calibration_cache)    # measure: the values' ranges
+        network = Network(graph, placement, measured.ranges, batches, recipe)
         recipe, quantized, report, rounding = quantize(network, goal, kernels, progress)    # FLOAT -> QDQ: weights by their effect
         verify(quantized)
         integer = to_integer(quantized, placement, recipe.io == "integer")            # QDQ -> INTEGER: dyadic multipliers
@@ -78,26 +78,9 @@ def compile_model(
         tuning = tuner.run(program, kernels, progress)                                # measure: which tiles are fastest
         program = program if tuning is None else plan(integer, target, recipe.name, islands, tuning.apply)
         files = kernels.compile(program.kernels, Path(folder), lambda done, total: progress("kernels", done, total))
-        objects = tuple(file.read_bytes() for file in files)                          # TIR -> LLVM, in the children
-        texts = golden.texts(integer, program, recipe, ranges, bounds, graph_digest(imported), tuning, report, rounding)
+        objects = machine_code(files, target, Path(folder), progress)                 # TIR -> LLVM (in the children) or CUDA C
+        texts = golden.texts(integer, program, recipe, measured, bounds, graph_digest(imported), tuning, report, rounding)
     return Artifact(recipe, target, graph, quantized, integer, program, objects, texts, summarize(integer, program))
-
-
-def measure(
-    graph: Graph, placement: Placement, calibration: Batches | None, recipe: Recipe, progress: Progress = silent
-) -> dict[str, Range]:
-    """Ranges of the values that will be encoded.
-
-    Raises:
-        DataError: there are values to encode but no data.
-    """
-    if not placement.encoded:
-        return {}
-    if calibration is None:
-        raise DataError("no calibration data: expected --calibration-data PATH, a .npz or .npy file, a folder of them, or one of images")
-    total = len(calibration) if isinstance(calibration, Sized) else 0
-    runner = FloatRunner(graph, placement.encoded)
-    return collect(placement.encoded, runner.run, calibration, recipe, lambda done: progress("calibration", done, total))
 
 
 def quantize(
@@ -132,11 +115,6 @@ def refine(
         return quantized, {}
     samples = thinned(calibration, graph, recipe.correction_samples)
     return correct(graph, quantized, placement, samples, prepare, options, lambda done, total: progress("rounding", done, total))
-
-
-def graph_digest(graph: Graph) -> str:
-    """SHA-256 of the imported network: its text form names every large constant by digest."""
-    return hashlib.sha256(dump(graph).encode()).hexdigest()
 
 
 def library_name(name: str, model: Any) -> str:

@@ -11,7 +11,6 @@ one item of the source and one batch.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,12 +20,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from qcc.data_files import Item, read_path
+from qcc.data_files import Item, count_files, read_path
 from qcc.data_fit import DataOptions, convert, picture_frame, split_stack
 from qcc.errors import DataError
 from qcc.ir.types import Array, TensorType
+from qcc.passes.calibrate import batch_digest, data_digest
 
-__all__ = ["Batch", "Batches", "DataOptions", "batch_digest", "calibration_batches"]
+__all__ = ["Batch", "Batches", "DataOptions", "calibration_batches"]
 
 Batch = dict[str, Array]
 
@@ -60,12 +60,23 @@ class Batches:
         self.digests = tuple(seen)
 
     @property
+    def length(self) -> int | None:
+        """How many batches there are; None where that is not known before they are read."""
+        if self.digests or self.spool is not None:
+            return len(self.digests) or None
+        if isinstance(self.source, Path):
+            return count_files(self.source) if _one_each(self.inputs) else None
+        if isinstance(self.source, Mapping) or _is_array(self.source):
+            return _stacked(self.source, self.inputs, self.options)
+        return None
+
+    @property
     def digest(self) -> str:
         """SHA-256 over the digests of the batches, sorted: the same batches in another order have the same digest. Reads all data once."""
         if not self.digests:
             for _ in self:
                 pass
-        return hashlib.sha256("\n".join(sorted(self.digests)).encode()).hexdigest()
+        return data_digest(self.digests)
 
 
 def calibration_batches(source: Any, inputs: Mapping[str, TensorType], options: DataOptions | None = None) -> Batches:
@@ -85,15 +96,6 @@ def calibration_batches(source: Any, inputs: Mapping[str, TensorType], options: 
         raise DataError("calibration data: expected a path, array, dict, iterable, function or object with get_next(), "
                         f"got {type(source).__name__}")
     return Batches(source, dict(inputs), options or DataOptions())
-
-
-def batch_digest(batch: Mapping[str, Array]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
-    total = hashlib.sha256()
-    for name in sorted(batch):
-        total.update(f"{name}:{batch[name].dtype.str}{batch[name].shape};".encode())
-        total.update(np.ascontiguousarray(batch[name]).data)
-    return total.hexdigest()
 
 
 class _Spool:
@@ -134,6 +136,21 @@ def _only_once(source: Any) -> bool:
 
 def _describe(source: Any) -> str:
     return str(source) if isinstance(source, Path) else f"from {type(source).__name__}"
+
+
+def _one_each(inputs: Mapping[str, TensorType]) -> bool:
+    """Whether a picture is a batch."""
+    return all(type.shape[:1] == (1,) for type in inputs.values())
+
+
+def _stacked(source: Any, inputs: Mapping[str, TensorType], options: DataOptions) -> int | None:
+    """Batches of an array or a dict of arrays; None where they do not fit, which is said when they are read."""
+    try:
+        arrays = _named(Item("the data", _content(source)), inputs)
+        counts = [len(split_stack(name, arrays[name], type, options)) for name, type in inputs.items()]
+    except DataError:
+        return None
+    return counts[0] if counts else None
 
 
 def _expected(inputs: Mapping[str, TensorType]) -> str:

@@ -48,6 +48,15 @@ def read_path(path: Path, inputs: Sequence[str], size: tuple[int, int, int] | No
         yield read_file(file, inputs, size, color)
 
 
+def count_files(path: Path) -> int | None:
+    """How many pictures a folder holds, or test_data_set_* folders; None for what may hold several samples each, or cannot be read."""
+    try:
+        files = _files(path)
+    except (OSError, DataError):
+        return None
+    return len(files) if all(file.is_dir() or file.suffix.lower() in PICTURES for file in files) else None
+
+
 def read_file(path: Path, inputs: Sequence[str], size: tuple[int, int, int] | None, color: str) -> Item:
     """One file (or one test_data_set_* folder of .pb files) as an item; errors as for `read_path`."""
     try:

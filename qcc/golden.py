@@ -15,6 +15,7 @@ from qcc.codegen.golden import golden_pattern
 from qcc.codegen.program import Program
 from qcc.codegen.tuning import Tuning
 from qcc.ir import Array, Graph, dump, interpret
+from qcc.measuring import Measured
 from qcc.ops import Quantize
 from qcc.passes.calibrate import Range
 from qcc.passes.integer import Bound
@@ -28,7 +29,7 @@ PACKAGES = ("qcc", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy
 
 
 def texts(
-    graph: Graph, program: Program, recipe: Recipe, ranges: Mapping[str, Range], bounds: Sequence[Bound], model: str,
+    graph: Graph, program: Program, recipe: Recipe, measured: Measured, bounds: Sequence[Bound], model: str,
     tuning: Tuning | None = None, mixed: Mapping[str, Any] | None = None,
     rounding: Mapping[str, LayerReport] | None = None,
 ) -> ArtifactTexts:
@@ -38,7 +39,7 @@ def texts(
         model: digest of the imported network.
         mixed: how widths were chosen, if they were.
     """
-    patterns = {port.name: golden_pattern(port, *_span(graph, port.name, ranges)) for port in program.inputs}
+    patterns = {port.name: golden_pattern(port, *_span(graph, port.name, measured.ranges)) for port in program.inputs}
     inputs = {port.name: patterns[port.name].array(port.type) for port in program.inputs}
     outputs = interpret(graph, inputs)
     return ArtifactTexts(
@@ -52,6 +53,7 @@ def texts(
         layers=layers(graph, program),
         proofs=[{"value": b.value, "low": b.low, "high": b.high, "limit": b.limit} for b in bounds],
         model=model,
+        calibration=measured.record,
         rounding={name: asdict(report) for name, report in (rounding or {}).items()},
         versions={name: _version(name) for name in PACKAGES},
         tuning="" if tuning is None else tuning.dumps(),

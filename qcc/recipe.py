@@ -12,7 +12,7 @@ from typing import Any
 
 from qcc.errors import RecipeError
 
-OBSERVERS = ("minmax", "average", "percentile", "mse")
+OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")
 ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")
 CORRECTIONS = ("auto", "affine", "bias", "none")
 GRANULARITIES = ("channel", "tensor")
@@ -33,7 +33,7 @@ class Recipe:
         weights, activations: other widths, by the name of a layer (of the value that it computes) and by the name of a value.
         weight_granularity: scales of weights: one per output "channel" of a layer, or one per "tensor".
         observer: how ranges are measured: "minmax"; "average" of the batches' extremes; "percentile" of the values seen;
-            "mse", the range whose rounding and clipping together err least.
+            "entropy", which keeps most information (KL divergence); "mse", the range whose rounding and clipping together err least.
         percentile: share of values inside the range, in percent (both tails together lose the rest).
         rounding: of weights: "auto" takes for each layer what errs least on calibration data that was held out; or the method for all
             layers: "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq" (docs/rounding.md).

@@ -73,12 +73,14 @@ class Manifest:
     Attributes:
         name: prefix of the library's symbols.
         target, triple, machine, features: what it was compiled for; `machine` as `uname -m` prints it, features as in /proc/cpuinfo.
+        sms: for a GPU, the compute capabilities (times ten) that it has machine code for; PTX of the last serves later ones.
         digest: of weights and code; the library returns the same text.
         arena_bytes, arena_lower_bound, context_bytes, constants_bytes: memory; no plan can need less arena than the bound.
         layers: for every layer its node, op, bits, multiply-accumulates and bytes.
         proofs: for every accumulator the bounds that were proved.
         output_bounds: the largest absolute difference that the self-test allows; outputs not named are compared byte for byte.
         model: SHA-256 of the model that was compiled.
+        calibration: what ranges were taken from: the number of batches, their digest, the observer, and what is to be known about them.
         rounding: by layer: the method that rounded its weights, and what was corrected.
         versions: of the programs that made the library.
         files: SHA-256 of every other file of the folder.
@@ -101,8 +103,10 @@ class Manifest:
     proofs: tuple[Mapping[str, Any], ...] = ()
     output_bounds: Mapping[str, float] = field(default_factory=dict)
     model: str = ""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
     rounding: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    sms: tuple[int, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     abi_version: int = ABI_VERSION
     format: int = FORMAT
@@ -161,6 +165,7 @@ def _steps(values: Sequence[Mapping[str, Any]]) -> tuple[StepRecord, ...]:
 def _manifest(values: Mapping[str, Any]) -> Manifest:
     changed = {
         "features": tuple(values["features"]),
+        "sms": tuple(values.get("sms", ())),
         "inputs": _ports(values["inputs"]),
         "outputs": _ports(values["outputs"]),
         "steps": _steps(values["steps"]),

@@ -8,6 +8,7 @@ from qcc.codegen.cpu import rules as shared
 from qcc.codegen.cpu.rules import SCATTERED, STRIDED, image, requantization, view_of
 from qcc.codegen.cuda.border import plan_dequantize, plan_quantize
 from qcc.codegen.cuda.dense import plan_dense
+from qcc.codegen.cuda.depthwise import plan_depthwise
 from qcc.codegen.cuda.elements import plan_clamp, plan_lookup, plan_multiply, plan_requantize
 from qcc.codegen.cuda.island import plan_float
 from qcc.codegen.cuda.move import plan_copy, plan_fill_halo
@@ -16,7 +17,7 @@ from qcc.codegen.cuda.te import GpuTeKernel
 from qcc.codegen.families import Call, Family, Site
 from qcc.codegen.floats import is_island
 from qcc.codegen.groups import Group
-from qcc.codegen.kernel import View
+from qcc.codegen.kernel import Kernel, View
 from qcc.codegen.moves import Mover, is_move, plan_move
 from qcc.codegen.placing import DENSE
 from qcc.ir import Graph, Node
@@ -46,9 +47,13 @@ def plan_linear(site: Site) -> list[Call]:
     if isinstance(node.op, IntegerMatMul):
         weights = weights[:, None, None, :]
     offsets = (x.offset, 0 if residual is None else residual.offset, y.offset)
-    kernel, constants = plan_dense(
-        image(x.view), weights, bias, op.strides, op.dilations, op.groups, image(y.view), requantization(site),
-        None if residual is None else image(residual.view), site.target, offsets, site.graph.types[node.inputs[1]].dtype.bits)
+    form = (image(x.view), weights, bias, op.strides, op.dilations)
+    after = (image(y.view), requantization(site), None if residual is None else image(residual.view), site.target, offsets)
+    kernel: Kernel
+    if shared.is_depthwise(site.graph, site.group):
+        kernel, constants = plan_depthwise(*form, *after)
+    else:
+        kernel, constants = plan_dense(*form, op.groups, *after, site.graph.types[node.inputs[1]].dtype.bits)
     return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
 
 

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 BITS = "8, 4, or wXaY such as w4a8"
 _LISTED = 20
-ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")     # recipe.ROUNDINGS, not imported for --help
+# Named as in qcc.recipe, which is not imported for --help alone.
+ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")
+OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")
 
 
 _RECIPE_OPTIONS = (                 # named as in Recipe
@@ -51,7 +53,7 @@ _RECIPE_OPTIONS = (                 # named as in Recipe
 @click.option("--bits", default="8", show_default=True, help=f"Width of weights and activations: {BITS}.")
 @click.option("--calibration-data", "calibration", type=click.Path(path_type=Path),
               help="A .npz or .npy file, a folder of them, of pictures, or of test_data_set_* folders.")
-@click.option("--observer", type=click.Choice(["minmax", "average", "percentile", "mse"]), default="minmax", show_default=True, 
+@click.option("--observer", type=click.Choice(OBSERVERS), default="minmax", show_default=True,
               help="How ranges are measured.")
 @click.option("--rounding", type=click.Choice(ROUNDINGS), default="auto", show_default=True,
               help="Of weights: per layer what errs least on calibration data that was held out, or one method for all.")
@@ -60,6 +62,8 @@ _RECIPE_OPTIONS = (                 # named as in Recipe
 @click.option("--weight-granularity", type=click.Choice(["channel", "tensor"]), default="channel", show_default=True,
               help="Scales of weights: one per output channel of a layer, or one per layer.")
 @click.option("--percentile", type=float, default=99.999, show_default=True, help="Of the values that the percentile observer keeps.")
+@click.option("--calibration-cache", "cache", type=click.Path(path_type=Path), metavar="FILE",
+              help="Keep what calibration measures in a JSON file, go on from it after an interruption, and use it again.")
 @click.option("--io", type=click.Choice(["float", "integer"]), default="float", show_default=True,
               help="What inputs and outputs are.")
 @click.option("--name", default="", help="Prefix of the library's symbols; by default from the model's file name.")
@@ -90,7 +94,8 @@ def command(context: click.Context, /, **options: Any) -> None:
         from qcc.compiler import compile_model
 
         calibration = None if source is None else lambda inputs: calibration_batches(source, inputs, pixels)
-        artifact = compile_model(options["model"], calibration, recipe, progress, record_of(options, given, recipe))
+        record = record_of(options, given, recipe)
+        artifact = compile_model(options["model"], calibration, recipe, progress, record, options["cache"])
         manifest = artifact.save(output, options["force"])
     report = report_of(options["model"], output, artifact, manifest, time.perf_counter() - start)
     if options["as_json"]:
@@ -139,7 +144,7 @@ def report_of(model: Path, output: Path, artifact: Artifact, manifest: Manifest,
         "bits": f"w{artifact.recipe.weight_bits}a{artifact.recipe.activation_bits}", "seconds": seconds,
         "model_bytes": model.stat().st_size, "library_bytes": folder_bytes[manifest.library], "files": folder_bytes,
         "inputs": [asdict(port) for port in manifest.inputs], "outputs": [asdict(port) for port in manifest.outputs],
-        "summary": asdict(artifact.summary), "rounding": dict(artifact.texts.rounding),
+        "summary": asdict(artifact.summary), "calibration": dict(artifact.texts.calibration), "rounding": dict(artifact.texts.rounding),
         "recipe": str(output / "recipe.toml"),
     }
 
@@ -160,6 +165,7 @@ def summary_text(report: Mapping[str, Any]) -> str:
         f"  arena    {size_text(arena)}{above}",
         *([f"  rounding {rounding_text(report['rounding'])}"] if report["rounding"] else []),
         f"  recipe   {report['recipe']}",
+        *(f"  note     {note}" for note in report["calibration"].get("notes", ())),
     ]
     if floats:
         rows = [(node["name"], node["operator"], count_text(node["macs"])) for node in floats[:_LISTED]]

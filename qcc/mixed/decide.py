@@ -16,6 +16,7 @@ from qcc.codegen.tuning_cache import Cache, default_folder
 from qcc.codegen.worker import KernelCompiler
 from qcc.errors import DataError, UsageError
 from qcc.ir import Array, Graph
+from qcc.measuring import precision_of
 from qcc.mixed.costs import Plans
 from qcc.mixed.goals import Goal
 from qcc.mixed.losses import kind_for
@@ -57,11 +58,6 @@ class Chosen:
     recipe: Recipe
     graph: Graph
     report: dict[str, Any]
-
-
-def precision_of(recipe: Recipe) -> Precision:
-    """The recipe's widths."""
-    return Precision(recipe.weight_bits, recipe.activation_bits, recipe.weights, recipe.activations, recipe.weight_granularity)
 
 
 def decide(goal: Goal, network: Network, kernels: KernelCompiler, refine: Refine, progress: Progress) -> Chosen:

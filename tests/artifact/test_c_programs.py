@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from handmade import BASELINE, Network, build, network, objects, texts
 
-from qcc.codegen.glue import CONSTANTS_FILE, GOLDEN_FILE, arena_bytes, library_source
+from qcc.codegen.glue import arena_bytes, library_source
 from qcc.codegen.golden import golden_input, golden_output
 from qcc.codegen.header import header
 
@@ -64,8 +64,8 @@ def write_source(net: Network, folder: Path) -> None:
     source = library_source(program, BASELINE, golden, "00")
     (folder / "toy.c").write_text(source.text)
     (folder / "toy.h").write_text(header(program, arena_bytes(program)))
-    (folder / CONSTANTS_FILE).write_bytes(source.constants)
-    (folder / GOLDEN_FILE).write_bytes(source.golden)
+    for file, content in source.files.items():
+        (folder / file).write_bytes(content)
 
 
 def test_glue_compiles_without_warnings(tmp_path: Path) -> None:

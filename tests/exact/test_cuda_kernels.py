@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from qcc.codegen.cuda.dense import DenseKernel, plan_dense
+from qcc.codegen.cuda.depthwise import plan_depthwise
 from qcc.codegen.cuda.tiles import DEVICES
 from qcc.codegen.target import find_target
 from qcc.ir.types import U8, Array
 from tests.cuda.harness import compile_kernels
+from tests.exact import test_depthwise as depthwise
 from tests.exact.test_dense import CASES, Case, Layer, layer
-
-TILES = DEVICES[80].tiles
 
 
 def planned(item: Layer, target: str, bits: int, number: int) -> tuple[DenseKernel, tuple[Array, ...]]:
@@ -54,3 +54,19 @@ def test_dense_layers(target: str, bits: int, tmp_path: Path) -> None:
     step = 1 if bits == 8 else 3
     items = [layer(replace(case, tile=None), seed) for seed, case in enumerate(AWKWARD[::step])]
     check([narrow(item) for item in items] if bits == 4 else items, target, bits, tmp_path)
+
+
+def test_depthwise_layers(tmp_path: Path) -> None:
+    target, plans = find_target("cuda:sm_80"), []
+    items = [depthwise.layer(case, seed) for seed, case in enumerate((*depthwise.CASES[::2], depthwise.Case((8, 9, 18, 64))))]
+    for number, item in enumerate(items):
+        case, (source, output) = item.case, item.views
+        residual = replace(output, dtype=U8) if case.residual else None
+        kernel, constants = plan_depthwise(
+            source, item.weights, item.bias, case.strides, case.dilations, output, item.requantization, residual, target)
+        plans.append((replace(kernel, rows=min(4, output.shape[1])) if number % 3 == 0 else kernel, constants))
+    compiled = compile_kernels([kernel for kernel, _ in plans], target, tmp_path)
+    for item, (kernel, constants) in zip(items, plans, strict=True):
+        residual_values = () if item.residual is None else (item.residual,)
+        result, = compiled.run(kernel, [item.source, *residual_values, *constants])
+        np.testing.assert_array_equal(result, item.evaluate(), err_msg=f"{item.case} as {kernel}")

@@ -21,11 +21,12 @@ from qcc.codegen.floats import make_islands
 from qcc.codegen.plan import plan
 from qcc.codegen.target import TARGETS
 from qcc.codegen.worker import KernelCompiler
-from qcc.compiler import compile_model, measure
+from qcc.compiler import compile_model, silent
 from qcc.data import calibration_batches
 from qcc.errors import DataError, QccError
 from qcc.ir import Pipeline, TensorType, verify
 from qcc.ir.types import Array
+from qcc.measuring import measure
 from qcc.onnx import export_node, import_model
 from qcc.passes.integer import prove, to_integer
 from qcc.passes.quantize import Precision, encode, place
@@ -50,7 +51,7 @@ def to_program(content: bytes, kernels: KernelCompiler) -> None:
     graph = Pipeline(SIMPLIFY)(import_model(content))
     placement = place(graph, False)
     inputs = {name: graph.types[name] for name in graph.inputs}
-    ranges = measure(graph, placement, calibration_batches(batches(inputs), inputs), recipe)
+    ranges = measure(graph, placement, calibration_batches(batches(inputs), inputs), recipe, silent).ranges
     quantized = encode(graph, placement, ranges, Precision())
     verify(quantized)
     integer = to_integer(quantized, placement, False)

@@ -32,8 +32,7 @@ from qcc.ops import (
     Subtract,
     Transpose,
 )
-from qcc.passes.calibrate import Range, collect
-from qcc.recipe import Recipe
+from qcc.passes.calibrate import Range, collect, observed
 
 Random = np.random.Generator
 FUNCTIONS = (("sigmoid", ()), ("tanh", ()), ("hardswish", ()), ("gelu", ()), ("leaky_relu", (0.1,)), ("abs", ()), ("elu", (1.0,)))
@@ -309,4 +308,5 @@ def random_feeds(graph: Graph, seed: int, count: int) -> Iterator[dict[str, Arra
 
 def measured(graph: Graph, values: tuple[str, ...], batches: list[dict[str, Array]]) -> dict[str, Range]:
     """Ranges of values by the NumPy interpreter."""
-    return collect(values, lambda feeds: interpret(graph, feeds, keep=frozenset(values)), batches, Recipe())
+    seen = collect(values, lambda feeds: interpret(graph, feeds, keep=frozenset(values)), batches)
+    return {name: observed(seen.seen(name), "minmax") for name in values}
