@@ -17,10 +17,10 @@ from enum import StrEnum
 
 import numpy as np
 
-from qcc.comparison import matching_values
 from qcc.errors import DataError
 from qcc.ir import Array, Encoding, Graph, Node
 from qcc.ops import Convolution, Function, IntegerConvolution, IntegerMatMul, PRelu, Reshape
+from qcc.passes.integer import matching_values
 from qcc.passes.rounding.tandem import Prepare, last_reads, segment
 
 

@@ -14,6 +14,7 @@ from math import inf, log10, sqrt
 import numpy as np
 
 from qcc.ir import Array, Graph
+from qcc.passes.integer import matching_values
 from qcc.runtime.module import Module
 
 
@@ -67,30 +68,6 @@ class Comparison:
     outputs: dict[str, Distance] = field(default_factory=dict)
     layers: dict[str, Distance] = field(default_factory=dict)
     batches: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """An integer value and the float value that it stands for: stored = transpose(logical, axes)."""
-
-    stored: str
-    real: str
-    axes: tuple[int, ...]
-
-
-def matching_values(graph: Graph, integer: Graph) -> dict[str, Pair]:
-    """By the integer value's name: values that both graphs have."""
-    pairs = {}
-    for name, type in integer.types.items():
-        real, _, suffix = name.rpartition("@")
-        real = real or name
-        if name in integer.constants or type.encoding is None or not type.dtype.is_integer or real not in graph.types:
-            continue
-        rank = graph.types[real].rank
-        axes = (0, 2, 3, 1) if suffix == "nhwc" and rank == 4 else tuple(map(int, suffix)) if suffix.isdigit() else tuple(range(rank))
-        if sorted(axes) == list(range(rank)) and type.shape == tuple(graph.types[real].shape[axis] for axis in axes):
-            pairs[name] = Pair(name, real, axes)
-    return pairs
 
 
 def compare(graph: Graph, integer: Graph, module: Module, batches: Iterable[Mapping[str, Array]], layers: bool = True) -> Comparison:

@@ -1,29 +1,31 @@
-"""Which integers stand for which float values: the naming convention of the INTEGER graph, read back."""
+"""Which integers stand for which float values: the naming convention of the INTEGER graph (`lowering.suffix`), read back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import permutations
+from dataclasses import dataclass
 
 from qcc.ir import Graph
-from qcc.passes.integer.lowering import CHANNELS_LAST, Layout, logical, suffix
 
 
-def integer_values(float_graph: Graph, graph: Graph) -> Mapping[str, tuple[str, Layout]]:
-    """For each float value that exists as integers: their name in `graph` and the layout (stored = transpose(logical, layout))."""
-    found: dict[str, tuple[str, Layout]] = {}
-    for name, type in float_graph.types.items():
-        if name in float_graph.constants:
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An integer value and the float value that it stands for: stored = transpose(logical, axes)."""
+
+    stored: str
+    real: str
+    axes: tuple[int, ...]
+
+
+def matching_values(graph: Graph, integer: Graph) -> dict[str, Pair]:
+    """By the integer value's name: values that both graphs have."""
+    pairs = {}
+    for name, type in integer.types.items():
+        real, _, suffix = name.rpartition("@")
+        real = real or name
+        if name in integer.constants or type.encoding is None or not type.dtype.is_integer or real not in graph.types:
             continue
-        layouts = tuple(dict.fromkeys((*((CHANNELS_LAST,) if type.rank == 4 else ()), *_layouts(type.rank))))
-        for layout in layouts:
-            for candidate in (name + suffix(layout), f"{name}@integer"):
-                stored = graph.types.get(candidate)
-                if stored is not None and stored.encoding is not None and candidate not in graph.constants:
-                    found.setdefault(name, (candidate, layout if candidate != f"{name}@integer" else logical(type.rank)))
-    return found
-
-
-def _layouts(rank: int) -> Iterable[Layout]:
-    """The layouts that a value of this rank may have; transpositions beyond rank 4 are written out."""
-    return permutations(range(rank)) if rank <= 4 else (logical(rank),)
+        rank = graph.types[real].rank
+        axes = (0, 2, 3, 1) if suffix == "nhwc" and rank == 4 else tuple(map(int, suffix)) if suffix.isdigit() else tuple(range(rank))
+        if sorted(axes) == list(range(rank)) and type.shape == tuple(graph.types[real].shape[axis] for axis in axes):
+            pairs[name] = Pair(name, real, axes)
+    return pairs

@@ -22,8 +22,9 @@ def split(
 ) -> dict[str, Any]:
     """The library's error on these samples, its parts, and what would help, for JSON."""
     from qcc.attribution import attribute
-    from qcc.comparison import library_outputs, matching_values
+    from qcc.comparison import library_outputs
     from qcc.onnx import prepare
+    from qcc.passes.integer import matching_values
     from qcc.recipe import Recipe
     from qcc.remedies import remedies, widths_of
 

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from qcc.ir import Array, Graph, Node, Stage, dump, interpret, parse, verify
 from qcc.ops import Interpolate, OnnxOperator
-from qcc.passes.integer import prove, to_integer
-from qcc.passes.integer.naming import integer_values
+from qcc.passes.integer import matching_values, prove, to_integer
 from qcc.passes.integer.rules import CONSTANT_LEVELS
 from qcc.passes.quantize import Form, Placement, Precision, encode, place
 from tests.unit.graphs import measured, random_feeds, random_graph
@@ -47,7 +46,9 @@ class Reference:
     errors: dict[str, Array] = field(default_factory=dict)          # how far a value may be off before it is rounded
 
     def run(self, integer: Graph, feeds: Mapping[str, Array]) -> None:
-        found = integer_values(self.qdq, integer)
+        found: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for pair in matching_values(self.qdq, integer).values():
+            found.setdefault(pair.real, (pair.stored, pair.axes))
         for name, array in self.qdq.constants.items():
             self.reals[name] = array.astype(np.float64) if array.dtype.kind == "f" else array
         for name in self.qdq.inputs:

@@ -11,10 +11,11 @@ import pytest
 import qcc
 from qcc.artifact import Artifact
 from qcc.attribution import Attribution, Cause, Part, attribute
-from qcc.comparison import library_outputs, matching_values
+from qcc.comparison import library_outputs
 from qcc.errors import DataError
 from qcc.ir import Array
 from qcc.onnx import prepare
+from qcc.passes.integer import matching_values
 from qcc.recipe import Recipe
 from qcc.remedies import Remedy, remedies, widths_of
 from qcc.runtime import load

@@ -7,9 +7,10 @@ from math import inf
 import numpy as np
 import pytest
 
-from qcc.comparison import Distance, Pair, matching_values
+from qcc.comparison import Distance
 from qcc.ir import Encoding, Graph, GraphBuilder, Stage, TensorType
 from qcc.ir.types import F32, U8
+from qcc.passes.integer import Pair, matching_values
 
 ENCODING = Encoding(U8, (0.5,), (10,))
 
