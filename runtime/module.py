@@ -47,7 +47,7 @@ class Module:
         self.threads = threads
         self._expected = [(number, port.name, port.numpy, port.shape) for number, port in enumerate(self.inputs)]
         self._results = [(number, port.name, port.numpy, port.shape) for number, port in enumerate(self.outputs)]
-        self._library = Library(folder, self.manifest, check)
+        self._library = self._open(folder, check)
         self._run = self._library.run
         self._lock = threading.Lock()
         self._in_use = 0
@@ -57,6 +57,9 @@ class Module:
             self._library.unload()
             raise
         self._closed = False
+
+    def _open(self, folder: Path, check: bool) -> Library:
+        return Library(folder, self.manifest, check)
 
     def run(self, inputs: Mapping[str, Any] | Any, out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Run the model.
@@ -109,11 +112,10 @@ class Module:
         try:
             kept = self._bind_inputs(context, inputs)
             results = list(self._bind_outputs(context, None).values())
-            arena = self._library.arena_of(context)
             for number, step in enumerate(self.manifest.steps):
                 if self._library.run_steps(context.pointer, context.inputs, context.outputs, number, number + 1) != 0:
                     raise RuntimeFailure(self._library.text(context))
-                yield step, partial(_read, step, arena, results)
+                yield step, partial(_read, step, lambda: self._library.arena_of(context), results)
             del kept
         finally:
             self._give(context)
@@ -224,7 +226,7 @@ class Module:
         return f"{kind}s: expected the names {[port.name for port in ports]}, got {list(found)}"
 
 
-def load(path: str | Path, threads: int = 1, check: bool = False) -> Module:
+def load(path: str | Path, threads: int = 1, check: bool = False, device: int = 0) -> Module:
     """Load the artifact folder that `qcc compile` wrote.
 
     Args:
@@ -232,10 +234,19 @@ def load(path: str | Path, threads: int = 1, check: bool = False) -> Module:
         threads: how many threads work on one run, the caller's included (1 to 64).
         check: compare the whole library with the hash in the manifest first (`qcc verify` does); without it, the digest that
             is part of the library must be the manifest's.
+        device: number of the GPU, for a model that was compiled for GPUs.
 
     Raises:
-        RuntimeFailure: no such folder, a damaged library, another ABI version or architecture, or missing CPU features.
+        UsageError: a number of threads out of range, or a device for a model that runs on the CPU.
+        RuntimeFailure: no such folder, a damaged library, another ABI version or architecture, missing CPU features; no driver or
+            no GPU that fits.
     """
+    if Manifest.read(Path(path)).sms:
+        from qcc.runtime.gpu import GpuModule
+
+        return GpuModule(path, threads, check, device)
+    if device != 0:
+        raise UsageError(f"device={device}: {path} was compiled for a CPU; compile the model with --target cuda to run it on a GPU")
     return Module(path, threads, check)
 
 
@@ -256,13 +267,13 @@ def _hint(array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
     return "; the extents are in another order, transpose it" if sorted(array.shape) == sorted(shape) else ""
 
 
-def _read(step: StepRecord, arena: npt.NDArray[np.uint8], results: list[Array], number: int = -1) -> Array:
+def _read(step: StepRecord, arena: Callable[[], npt.NDArray[np.uint8]], results: list[Array], number: int = -1) -> Array:
     """A copy of what lies at an argument of the arena or of an output; negative numbers count back from the last result."""
     argument = step.arguments[number if number >= 0 else number - step.scratch]
     dtype = numpy_dtype(argument.dtype)
     strides = tuple(stride * dtype.itemsize for stride in argument.strides)
     if argument.space == "arena":
-        memory, offset = arena, argument.position
+        memory, offset = arena(), argument.position
     elif argument.space == "output":
         memory, offset = results[argument.position].reshape(-1).view(np.uint8), argument.offset
     else:

@@ -42,7 +42,7 @@ class KernelFailed(Exception):
 
 def host_source(text: str) -> str:
     """CUDA C as the C++ that the harness compiles: shared memory becomes guarded memory of the block, and a table of kernels is added."""
-    symbols = _KERNEL.findall(text)
+    symbols = dict.fromkeys(_KERNEL.findall(text))      # a kernel with a form per generation of GPUs is there more than once
     assert symbols, "no kernel in the source"
     text = _DYNAMIC.sub(r"\1* \2 = (\1*)qcc_host::dynamic_shared();", text)
     numbers = iter(range(1_000_000))

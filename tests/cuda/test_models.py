@@ -1,0 +1,45 @@
+"""Whole networks for GPUs, through the artifact and the driver's entry points: every layer equals the interpreter, tolerance 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import qcc
+from qcc import verification
+from qcc.models import zoo as model_zoo
+from qcc.recipe import Recipe
+from tests.cuda.fake import FakeDriver
+
+Array = npt.NDArray[Any]
+Samples = Callable[..., list[dict[str, Array]]]
+# Every batch size on every network, and every generation of GPUs that has code of its own.
+CASES = [(name, batch, sm) for name in model_zoo.BUNDLED for batch, sm in ((1, 80), (3, 75), (8, 90))]
+
+
+@pytest.mark.parametrize(("name", "batch", "sm"), CASES)
+def test_bundled_networks(
+    name: str, batch: int, sm: int, cuda_compiler: str, driver: FakeDriver, tmp_path: Path, zoo: Callable[[str], Path], samples: Samples,
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator,
+) -> None:
+    feeds = samples(name, 8)
+    together = {key: np.concatenate([feed[key] for feed in feeds[:batch]]) for key in feeds[0]}
+    shapes = {key: array.shape for key, array in together.items()}
+    recipe = Recipe(f"cuda:sm_{sm}", rounding="nearest", correction="none", input_shapes=shapes)
+    artifact = qcc.compile(zoo(name), calibration_data=[together], recipe=recipe)
+    artifact.save(tmp_path / "out")
+    driver.prepare(tmp_path / "out", sm)
+    monkeypatch.setenv("QCC_FAKE_CUDA_SM", str(sm))
+    noise = {key: (rng.normal(size=array.shape) * 2 * np.abs(array).max()).astype(array.dtype) for key, array in together.items()}
+    with qcc.load(tmp_path / "out") as module:
+        module.selftest()
+        for given in (together, noise):
+            layers = list(verification.check_layers(module, artifact.graph, given))
+            wrong = [layer for layer in layers if not layer.good]
+            assert not wrong, f"{wrong[0]} and {len(wrong) - 1} more differ"
+            assert sum(layer.error is not None for layer in layers) >= len(artifact.program.steps) // 2, "too few layers were compared"
