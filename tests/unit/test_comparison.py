@@ -53,6 +53,7 @@ def test_matching_values() -> None:
     integer = graph(Stage.INTEGER, **{
         "x": TensorType(F32, (1, 3, 4, 5)), "x@integer": TensorType(U8, (1, 3, 4, 5), ENCODING),
         "x@nhwc": TensorType(U8, (1, 4, 5, 3), ENCODING), "x@padded": TensorType(U8, (1, 6, 7, 3), ENCODING),
+        "x@unclamped": TensorType(U8, (1, 3, 4, 5), ENCODING),
         "z@10": TensorType(U8, (3, 2), ENCODING), "z": TensorType(U8, (2, 3)),
         "y@2@integer": TensorType(U8, (6,), ENCODING), "q": TensorType(U8, (6,), ENCODING),
     })
