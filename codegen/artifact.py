@@ -30,6 +30,7 @@ from qcc.ir.types import Array
 from qcc.runtime.manifest import FILE_NAME, ArgumentRecord, Manifest, PortRecord, StepRecord, file_hash
 
 MIXED_FILE = "mixed.json"
+MIGRATION_FILE = "migration.json"
 _SOURCES = Path(__file__).resolve().parent.parent / "runtime" / "csrc"
 
 
@@ -47,6 +48,7 @@ class ArtifactTexts:
         tuning: the tuning record; empty where nothing was tuned.
         mixed: how widths were chosen layer by layer, as JSON; empty where they were given. It is a report and no part of the manifest:
             the recipe holds the widths, and replaying it gives the same files but this one.
+        migration: the scales that were moved between layers; empty where none were.
         layers, proofs, model, calibration, rounding, versions: copied to the manifest.
     """
 
@@ -65,6 +67,7 @@ class ArtifactTexts:
     versions: Mapping[str, str] = field(default_factory=dict)
     tuning: str = ""
     mixed: str = ""
+    migration: str = ""
 
 
 def build_artifact(
@@ -226,7 +229,8 @@ if(NOT TARGET {name}::{name})
 endif()
 """
     files = {f"{name}.pc": pkg_config, f"{name}-config.cmake": cmake, "graph.qir": texts.graph, "recipe.toml": texts.recipe}
-    return files | ({TUNING_FILE: texts.tuning} if texts.tuning else {})
+    optional = {TUNING_FILE: texts.tuning, MIGRATION_FILE: texts.migration}
+    return files | {name: text for name, text in optional.items() if text}
 
 
 def _port_record(port: Port) -> PortRecord:

@@ -20,6 +20,7 @@ from qcc.codegen.tune import Tuner
 from qcc.codegen.worker import KernelCompiler
 from qcc.ir import Graph, Pipeline, TensorType, verify
 from qcc.measuring import graph_digest, measure, precision_of
+from qcc.migrating import migrated
 from qcc.mixed.decide import Network, decide
 from qcc.mixed.goals import Goal
 from qcc.onnx import export_node, import_model, prepare
@@ -64,12 +65,12 @@ def compile_model(
     with KernelCompiler(target) as kernels, TemporaryDirectory(prefix="qcc-") as folder:    # children load TVM now
         imported = import_model(model, recipe.input_shapes)                           # ONNX -> FLOAT
         graph = Pipeline(SIMPLIFY)(imported)                                          # fold, fuse, cancel
-        placement = place(graph, recipe.io == "integer")                              # decide: what becomes integers
         batches = calibration({name: graph.types[name] for name in graph.inputs}) if callable(calibration) else calibration
+        recipe, graph, migration = migrated(graph, batches, recipe, progress)         # scales between layers: the same function
+        placement = place(graph, recipe.io == "integer")                              # decide: what becomes integers
         measured = measure(graph, placement, batches, recipe, progress, calibration_cache)    # measure: the values' ranges
         network = Network(graph, placement, measured.ranges, batches, recipe)
         recipe, quantized, report, rounding = quantize(network, goal, kernels, progress)    # FLOAT -> QDQ: weights by their effect
-        verify(quantized)
         integer = to_integer(quantized, placement, recipe.io == "integer")            # QDQ -> INTEGER: dyadic multipliers
         verify(integer)
         bounds = prove(integer)                                                       # no integer can overflow
@@ -79,7 +80,7 @@ def compile_model(
         program = program if tuning is None else plan(integer, target, recipe.name, islands, tuning.apply)
         files = kernels.compile(program.kernels, Path(folder), lambda done, total: progress("kernels", done, total))
         objects = machine_code(files, target, Path(folder), progress)                 # TIR -> LLVM (in the children) or CUDA C
-        texts = golden.texts(integer, program, recipe, measured, bounds, graph_digest(imported), tuning, report, rounding)
+        texts = golden.texts(integer, program, recipe, measured, bounds, graph_digest(imported), tuning, report, rounding, migration)
     return Artifact(recipe, target, graph, quantized, integer, program, objects, texts, summarize(integer, program))
 
 
@@ -98,11 +99,13 @@ def quantize(
             return tried[-1][0]
 
         chosen = decide(goal, network, kernels, remembered, progress)
+        verify(chosen.graph)
         layers = next((layers for refined, layers in tried if refined is chosen.graph), {})
         return chosen.recipe, chosen.graph, chosen.report, layers
     graph, placement, recipe = network.graph, network.placement, network.recipe
     nearest = encode(graph, placement, network.ranges, precision_of(recipe))
     refined, layers = refine(graph, nearest, placement, network.batches, recipe, progress)
+    verify(refined)
     return recipe, refined, None, layers
 
 

@@ -31,13 +31,14 @@ PACKAGES = ("qcc", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy
 def texts(
     graph: Graph, program: Program, recipe: Recipe, measured: Measured, bounds: Sequence[Bound], model: str,
     tuning: Tuning | None = None, mixed: Mapping[str, Any] | None = None,
-    rounding: Mapping[str, LayerReport] | None = None,
+    rounding: Mapping[str, LayerReport] | None = None, migration: str = "",
 ) -> ArtifactTexts:
     """Everything of the artifact that is not code.
 
     Args:
         model: digest of the imported network.
         mixed: how widths were chosen, if they were.
+        migration: what the network's scales were moved by, as `Migration.dumps` writes it.
     """
     patterns = {port.name: golden_pattern(port, *_span(graph, port.name, measured.ranges)) for port in program.inputs}
     inputs = {port.name: patterns[port.name].array(port.type) for port in program.inputs}
@@ -58,6 +59,7 @@ def texts(
         versions={name: _version(name) for name in PACKAGES},
         tuning="" if tuning is None else tuning.dumps(),
         mixed="" if mixed is None else json.dumps(mixed, indent=1) + "\n",
+        migration=migration,
     )
 
 

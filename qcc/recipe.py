@@ -13,6 +13,7 @@ from typing import Any
 from qcc.errors import RecipeError
 
 OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")
+MIGRATIONS = ("auto", "none", "equalize", "smooth")
 ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")
 CORRECTIONS = ("auto", "affine", "bias", "none")
 GRANULARITIES = ("channel", "tensor")
@@ -35,6 +36,8 @@ class Recipe:
         observer: how ranges are measured: "minmax"; "average" of the batches' extremes; "percentile" of the values seen;
             "entropy", which keeps most information (KL divergence); "mse", the range whose rounding and clipping together err least.
         percentile: share of values inside the range, in percent (both tails together lose the rest).
+        migration: of scales between layers before anything is rounded (docs/migration.md): "equalize" looks at the weights, "smooth" at
+            what channels do on the calibration data; "auto" takes what errs least on samples that were held out; or "none".
         rounding: of weights: "auto" takes for each layer what errs least on calibration data that was held out; or the method for all
             layers: "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq" (docs/rounding.md).
         correction: of each channel's results after rounding: "affine" changes scales and biases, "bias" biases only; or "none".
@@ -52,6 +55,7 @@ class Recipe:
     weight_granularity: str = "channel"
     observer: str = "minmax"
     percentile: float = 99.999
+    migration: str = "none"
     rounding: str = "auto"
     correction: str = "auto"
     correction_samples: int = 64
@@ -73,6 +77,8 @@ class Recipe:
             raise RecipeError(f"observer {self.observer!r} is unknown: expected one of {', '.join(OBSERVERS)}")
         if not 50.0 < self.percentile <= 100.0:
             raise RecipeError(f"percentile {self.percentile} is out of range: expected more than 50 and at most 100")
+        if self.migration not in MIGRATIONS:
+            raise RecipeError(f"migration {self.migration!r} is unknown: expected one of {', '.join(MIGRATIONS)}")
         if self.rounding not in ROUNDINGS:
             raise RecipeError(f"rounding {self.rounding!r} is unknown: expected one of {', '.join(ROUNDINGS)}")
         if self.correction not in CORRECTIONS:

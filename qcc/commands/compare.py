@@ -58,7 +58,7 @@ def command(
     options = data_options(mean, std, layout, color)
     with load(artifact, threads) as module, Progress(quiet) as progress:
         integer = load_graph(artifact)
-        graph = Pipeline(SIMPLIFY)(import_model(model, shapes(input_shapes)))
+        graph = _migration(artifact).apply(Pipeline(SIMPLIFY)(import_model(model, shapes(input_shapes))))
         _same_ports(model, artifact, graph, integer)
         inputs = {name: graph.types[name] for name in graph.inputs}
         watched = progress.watch("compare", calibration_batches(data, inputs, options))
@@ -78,6 +78,15 @@ def command(
     if parts is not None:
         click.echo(chart(parts, worst))
     click.echo(f"\n{result.batches} batches compared.")
+
+
+def _migration(artifact: Path) -> Any:
+    """What the artifact's network had its scales moved by."""
+    from qcc.codegen.artifact import MIGRATION_FILE
+    from qcc.passes.migrate import Migration
+
+    file = artifact / MIGRATION_FILE
+    return Migration.loads(file.read_text("utf-8") if file.exists() else "")
 
 
 _HEAD = ("value", "SQNR dB", "cosine", "largest difference", "same top class")

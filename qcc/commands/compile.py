@@ -43,7 +43,7 @@ OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")
 
 
 _RECIPE_OPTIONS = (                 # named as in Recipe
-    "target", "observer", "percentile", "rounding", "correction", "weight_granularity", "io", "name", "tune")
+    "target", "observer", "percentile", "migration", "rounding", "correction", "weight_granularity", "io", "name", "tune")
 
 
 @click.command(name="compile")
@@ -55,6 +55,8 @@ _RECIPE_OPTIONS = (                 # named as in Recipe
               help="A .npz or .npy file, a folder of them, of pictures, or of test_data_set_* folders.")
 @click.option("--observer", type=click.Choice(OBSERVERS), default="minmax", show_default=True,
               help="How ranges are measured.")
+@click.option("--migration", type=click.Choice(["auto", "none", "equalize", "smooth"]), default="none", show_default=True,
+              help="Of scales between layers: by the weights, by the data, or whichever errs less.")
 @click.option("--rounding", type=click.Choice(ROUNDINGS), default="auto", show_default=True,
               help="Of weights: per layer what errs least on calibration data that was held out, or one method for all.")
 @click.option("--correction", type=click.Choice(["auto", "affine", "bias", "none"]), default="auto", show_default=True,
