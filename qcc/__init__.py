@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from qcc.artifact import Artifact
     from qcc.compiler import Progress
     from qcc.data import DataOptions
+    from qcc.mixed.goals import Goal
     from qcc.recipe import Recipe
     from qcc.runtime import Module, load
 
-__all__ = ["Artifact", "DataOptions", "Module", "Recipe", "compile", "load"]
-_HOMES = {"Artifact": "qcc.artifact", "DataOptions": "qcc.data", "Recipe": "qcc.recipe", "Module": "qcc.runtime", "load": "qcc.runtime"}
+__all__ = ["Artifact", "DataOptions", "Goal", "Module", "Recipe", "compile", "load"]
+_HOMES = {"Artifact": "qcc.artifact", "DataOptions": "qcc.data", "Goal": "qcc.mixed.goals", "Recipe": "qcc.recipe", "Module": "qcc.runtime",
+          "load": "qcc.runtime"}
 
 
 def __getattr__(name: str) -> Any:
@@ -41,6 +43,7 @@ def compile(
     tune: str = "none",
     tuning_record: str | Path | None = None,
     data_options: DataOptions | None = None,
+    goal: Goal | None = None,
 ) -> Artifact:
     """Compile an ONNX model to an integer library.
 
@@ -52,6 +55,7 @@ def compile(
             .npy file, or a folder of them or of images, for which `data_options` say how pixels become numbers.
         tuning_record: the tuning.json of an artifact, to choose the same kernels again without measuring.
         progress: called with (stage, done, total).
+        goal: what `bits="mixed"` shall serve: budgets, or the least cost that keeps the loss.
 
     Raises:
         qcc.errors.QccError: with a message that says where, what was expected, what was found and what to do.
@@ -59,8 +63,21 @@ def compile(
     from qcc.compiler import compile_model, silent
     from qcc.data import calibration_batches
     from qcc.recipe import Recipe as RecipeType
+
+    chosen = recipe or RecipeType(target, name, *_widths(bits, goal), io=io, tune=tune, input_shapes=dict(input_shapes or {}))
+    batches = None if calibration_data is None else lambda inputs: calibration_batches(calibration_data, inputs, data_options)
+    return compile_model(model, batches, chosen, progress or silent, tuning_record, goal=goal)
+
+
+def _widths(bits: int | str, goal: Goal | None) -> tuple[int, int]:
+    """Of weights and activations; those that a goal leaves open have 8.
+
+    Raises:
+        UsageError: bits="mixed" without a goal, or a goal without it.
+    """
+    from qcc.errors import UsageError
     from qcc.recipe import bit_widths
 
-    chosen = recipe or RecipeType(target, name, *bit_widths(str(bits)), io=io, tune=tune, input_shapes=dict(input_shapes or {}))
-    batches = None if calibration_data is None else lambda inputs: calibration_batches(calibration_data, inputs, data_options)
-    return compile_model(model, batches, chosen, progress or silent, tuning_record)
+    if (bits == "mixed") != (goal is not None):
+        raise UsageError("bits='mixed' and goal=... go together: widths are chosen for a goal, such as qcc.Goal.within('size=0.6x')")
+    return (8, 8) if goal is not None else bit_widths(str(bits))

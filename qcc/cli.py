@@ -25,6 +25,7 @@ COMMANDS = {
     "compile": "Compile an ONNX model into an artifact folder.",
     "run": "Run a compiled model on arrays from files.",
     "bench": "Measure a compiled model, also side by side with other runtimes.",
+    "profile": "Measure the kernels that a model could have, for mixed precision.",
     "verify": "Check that a library computes exactly what its graph says.",
     "compare": "Compare a model with its compiled library, end to end and layer by layer.",
     "inspect": "Show what a model or an artifact consists of.",

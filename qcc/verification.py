@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 import qcc.onnx  # noqa: F401  (gives operators that only ONNX defines their meaning)
+from qcc.codegen.artifact import MIXED_FILE
 from qcc.disassembly import Function, functions
 from qcc.errors import QccError, VerificationError
 from qcc.ir import Array, Graph, Node, interpret, parse
@@ -84,7 +85,7 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[Finding, ...]:
             found.append(Finding(name, "is missing; compile the model again"))
         elif file_hash(path) != digest:
             found.append(Finding(name, f"was changed: expected SHA-256 {digest[:12]}, got {file_hash(path)[:12]}; compile the model again"))
-    known = {*manifest.files, FILE_NAME}
+    known = {*manifest.files, FILE_NAME, MIXED_FILE}
     extra = sorted(path.name for path in folder.iterdir() if path.name not in known)
     return (*found, *(Finding(name, "is not in the manifest; remove it") for name in extra))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 from click.core import ParameterSource
 
+from qcc.commands.mixed_options import goal_of, mixed_options, mixed_text
 from qcc.commands.terminal import (
     Progress,
     count_text,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from qcc.recipe import Recipe
     from qcc.runtime import Manifest
 
-BITS = "8, 4, or wXaY such as w4a8"
+BITS = "8, 4, wXaY such as w4a8, or mixed"
 _LISTED = 20
 # Named as in qcc.recipe, which is not imported for --help alone.
 ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")
@@ -75,6 +77,7 @@ _RECIPE_OPTIONS = (                 # named as in Recipe
               help="The tuning.json of an artifact: take its choices instead of measuring.")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), 
               help="A recipe.toml with every choice; options given here go first.")
+@mixed_options
 @pixel_options
 @shape_option
 @force_option
@@ -89,6 +92,7 @@ def command(context: click.Context, /, **options: Any) -> None:
 
     given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     recipe, output, source = recipe_of(options, given), options["output"], options["calibration"]
+    goal = goal_of(options, given)
     pixels = data_options(options["mean"], options["std"], options["layout"], options["color"])
     refuse_existing(output, options["force"])
     start = time.perf_counter()
@@ -97,13 +101,13 @@ def command(context: click.Context, /, **options: Any) -> None:
 
         calibration = None if source is None else lambda inputs: calibration_batches(source, inputs, pixels)
         record = record_of(options, given, recipe)
-        artifact = compile_model(options["model"], calibration, recipe, progress, record, options["cache"])
+        artifact = compile_model(options["model"], calibration, recipe, progress, record, options["cache"], goal)
         manifest = artifact.save(output, options["force"])
     report = report_of(options["model"], output, artifact, manifest, time.perf_counter() - start)
     if options["as_json"]:
         print_json(report)
     elif not options["quiet"]:
-        click.echo(summary_text(report))
+        click.echo(summary_text(report) + ("\n\n" + mixed_text(report["mixed"]) if report["mixed"] else ""))
 
 
 def recipe_of(options: Mapping[str, Any], given: set[str]) -> Recipe:
@@ -117,7 +121,9 @@ def recipe_of(options: Mapping[str, Any], given: set[str]) -> Recipe:
     recipe = Recipe() if options["recipe_file"] is None else Recipe.load(options["recipe_file"])
     changes: dict[str, Any] = {name: options[name] for name in _RECIPE_OPTIONS if name in given}
     if "bits" in given:
-        changes["weight_bits"], changes["activation_bits"] = bit_widths(options["bits"])
+        mixed = options["bits"] == "mixed"
+        changes["weight_bits"], changes["activation_bits"] = (8, 8) if mixed else bit_widths(options["bits"])
+        changes |= {"weights": {}, "activations": {}} if mixed else {}
     if options["input_shapes"]:
         changes["input_shapes"] = {**recipe.input_shapes, **shapes(options["input_shapes"])}
     return replace(recipe, **changes)
@@ -143,12 +149,18 @@ def report_of(model: Path, output: Path, artifact: Artifact, manifest: Manifest,
     folder_bytes = {path.name: path.stat().st_size for path in sorted(output.iterdir())}
     return {
         "model": str(model), "output": str(output), "name": manifest.name, "target": manifest.target,
-        "bits": f"w{artifact.recipe.weight_bits}a{artifact.recipe.activation_bits}", "seconds": seconds,
+        "bits": widths_text(artifact.recipe), "seconds": seconds,
         "model_bytes": model.stat().st_size, "library_bytes": folder_bytes[manifest.library], "files": folder_bytes,
         "inputs": [asdict(port) for port in manifest.inputs], "outputs": [asdict(port) for port in manifest.outputs],
         "summary": asdict(artifact.summary), "calibration": dict(artifact.texts.calibration), "rounding": dict(artifact.texts.rounding),
-        "recipe": str(output / "recipe.toml"),
+        "recipe": str(output / "recipe.toml"), "mixed": json.loads(artifact.texts.mixed) if artifact.texts.mixed else None,
     }
+
+
+def widths_text(recipe: Recipe) -> str:
+    """w8a8, or that widths differ."""
+    uniform = f"w{recipe.weight_bits}a{recipe.activation_bits}"
+    return f"mixed ({uniform} but for {len(recipe.weights) + len(recipe.activations)})" if recipe.weights or recipe.activations else uniform
 
 
 def summary_text(report: Mapping[str, Any]) -> str:

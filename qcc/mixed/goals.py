@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qcc.errors import UsageError
 from qcc.ir import Array
@@ -89,6 +90,15 @@ class Goal:
     seconds: float = 60.0
     executor: Executor | None = None
 
+    @staticmethod
+    def within(*budgets: str, **others: Any) -> Goal:
+        """A goal with budgets as text ("size=0.6x"), and the attributes given by name.
+
+        Raises:
+            UsageError: as for `Budget.parse` and `Goal`.
+        """
+        return Goal(tuple(map(Budget.parse, budgets)), **others)
+
     def __post_init__(self) -> None:
         """Raises UsageError for goals that make no sense."""
         if not self.budgets and self.max_loss is None and self.max_drop is None:
@@ -119,8 +129,3 @@ class Goal:
     @property
     def bounds_loss(self) -> bool:
         return self.max_loss is not None or self.max_drop is not None
-
-
-def parse_budgets(texts: Sequence[str] | Mapping[str, str]) -> tuple[Budget, ...]:
-    """Of texts such as "size=0.6x", or of costs with amounts."""
-    return tuple(Budget.parse(text) for text in ([f"{c}={a}" for c, a in texts.items()] if isinstance(texts, Mapping) else texts))

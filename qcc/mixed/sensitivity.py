@@ -83,6 +83,9 @@ class State:
                 known[entry["site"]] = {label: Loss(*numbers) for label, numbers in entry["losses"].items()}
             except (ValueError, KeyError, TypeError):
                 continue      # the line on which an interrupted run ended
+        if not path.read_text("utf-8").endswith("\n"):
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")
         return State(path, known)
 
     def add(self, site: str, losses: Mapping[str, Loss]) -> None:
@@ -154,6 +157,7 @@ def _run(trials: Iterator[Trial], pool: Executor) -> Iterator[tuple[str, dict[st
     try:
         for trial in trials:
             running[pool.submit(run_trial, trial)] = trial.site
+            yield from _finished(running, 0.0)
             while len(running) >= most:
                 yield from _finished(running)
         while running:
@@ -163,6 +167,6 @@ def _run(trials: Iterator[Trial], pool: Executor) -> Iterator[tuple[str, dict[st
             future.cancel()
 
 
-def _finished(running: dict[Future[dict[str, Loss]], str]) -> Iterator[tuple[str, dict[str, Loss]]]:
-    for future in wait(running, return_when=FIRST_COMPLETED).done:
+def _finished(running: dict[Future[dict[str, Loss]], str], seconds: float | None = None) -> Iterator[tuple[str, dict[str, Loss]]]:
+    for future in wait(running, seconds, FIRST_COMPLETED).done:
         yield running.pop(future), future.result()
