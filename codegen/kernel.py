@@ -21,11 +21,15 @@ class View:
 
     The innermost stride of a view may differ from 1, and views of one buffer may interleave (channels of a concatenation, the
     inside of a padded image): a kernel writes exactly the elements of its output view, never a byte between them.
+
+    Where `packed`, two elements of at most 4 bits share a byte, the first in its lower half: the innermost stride is 1, its extent and
+    all other strides are even.
     """
 
     dtype: DType
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    packed: bool = False
 
     @staticmethod
     def contiguous(dtype: DType, shape: tuple[int, ...]) -> View:
@@ -34,6 +38,23 @@ class View:
             strides.append(step)
             step *= extent
         return View(dtype, shape, tuple(reversed(strides)))
+
+    def bytes_of(self, elements: int) -> int:
+        """Bytes that so many elements (an even number of them, where two share a byte) take."""
+        return elements // 2 if self.packed else elements * self.dtype.bytes
+
+    @property
+    def reach(self) -> int:
+        """Bytes from the first element's to one past the last's."""
+        return self.bytes_of(self.span + self.packed)
+
+    @property
+    def stored(self) -> View:
+        """The view as kernels see it: bytes, where two elements share one."""
+        if not self.packed:
+            return self
+        strides = (*(stride // 2 for stride in self.strides[:-1]), 1)
+        return View(DType("u", 8), (*self.shape[:-1], self.shape[-1] // 2), strides)
 
     @property
     def is_contiguous(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qcc.codegen.cpu.move import plan_copy, plan_fill_halo
 from qcc.codegen.families import Call, Site
@@ -77,4 +77,5 @@ def _reshape(site: Site, mover: Mover, y: Place) -> list[Call]:
     if isinstance(x, Place) and (x.root, x.offset) == (y.root, y.offset):
         return []
     shape = x.view.shape if isinstance(x, Place) else x.shape
-    return [copy(mover, site.label, x, Place(y.root, y.offset, View.contiguous(y.view.dtype, shape)))]
+    view = replace(View.contiguous(y.view.dtype, shape), packed=y.view.packed)
+    return [copy(mover, site.label, x, Place(y.root, y.offset, view))]

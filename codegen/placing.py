@@ -4,7 +4,7 @@ changes move no byte where producers can write and consumers can read strided vi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qcc.codegen.groups import Group
 from qcc.codegen.kernel import View
@@ -28,10 +28,12 @@ class Capabilities:
     Attributes:
         strided: reads and writes such views.
         scattered: writes any strides at all (it can transpose on the way).
+        packed: reads and writes values of at most 4 bits that share bytes in pairs (`View.packed`).
     """
 
     strided: bool
     scattered: bool = False
+    packed: bool = False
 
 
 DENSE = Capabilities(False)
@@ -65,7 +67,7 @@ class Placer:
         names = [*self.graph.inputs, *(name for entry in self.groups for name in entry.outputs)]
         for name in names:
             self._place(name)
-        return self.places
+        return self.places | pack(self.graph, self.places, self._abilities)
 
     def _choose_parents(self, node: Node) -> None:
         graph, op = self.graph, node.op
@@ -136,7 +138,7 @@ def inside(graph: Graph, position: int | None, parent: Place, node: Node) -> Pla
     op, strides = node.op, parent.view.strides
     type = graph.types[node.outputs[0] if position is None else node.inputs[position]]
     if is_reshape(graph, node):
-        return Place(parent.root, parent.offset, View.contiguous(type.dtype, type.shape))
+        return Place(parent.root, parent.offset, replace(View.contiguous(type.dtype, type.shape), packed=parent.view.packed))
     if isinstance(op, Transpose):
         inner = tuple(strides[op.permutation.index(axis)] for axis in range(type.rank))
         return Place(parent.root, parent.offset, View(type.dtype, type.shape, inner))
@@ -148,4 +150,36 @@ def inside(graph: Graph, position: int | None, parent: Place, node: Node) -> Pla
     elif isinstance(op, Concat) and position is not None:
         start[op.axis] = sum(graph.types[name].shape[op.axis] for name in node.inputs[:position])
     offset = parent.offset + sum(a * s for a, s in zip(start, strides, strict=True))
-    return Place(parent.root, offset, View(type.dtype, type.shape, tuple(s * k for s, k in zip(strides, steps, strict=True))))
+    view = View(type.dtype, type.shape, tuple(s * k for s, k in zip(strides, steps, strict=True)), parent.view.packed)
+    return Place(parent.root, offset, view)
+
+
+def pack(graph: Graph, places: Mapping[str, Place], abilities: Mapping[str, Capabilities]) -> dict[str, Place]:
+    """Places of the values that lie two in a byte: all of a buffer's, where every kernel that touches them can do that.
+
+    What is moved between two buffers lies alike in both. The network's inputs and outputs have one value per byte.
+    """
+    roots = {name: place.root for name, place in places.items()}
+    plain = {roots[name] for name, place in places.items() if not _may_share(graph, name, place, abilities)}
+    tied = [[roots[name] for name in (*node.inputs, *node.outputs) if name in roots] for node in graph.nodes if isinstance(node.op, MOVES)]
+    while spread := {root for group in tied if plain.intersection(group) for root in group} - plain:
+        plain |= spread
+    return {name: replace(place, view=replace(place.view, packed=True)) for name, place in places.items() if roots[name] not in plain}
+
+
+def _may_share(graph: Graph, name: str, place: Place, abilities: Mapping[str, Capabilities]) -> bool:
+    """Whether a value's elements can share bytes, by its type, its place, its producer and its users."""
+    type, even = graph.types[name], (*place.view.strides[:-1], place.view.shape[-1] if place.view.shape else 1, place.offset)
+    if not type.dtype.is_byte or type.dtype.bits > 4 or name in graph.inputs or name in graph.output_values:
+        return False
+    if not place.view.shape or place.view.strides[-1] != 1 or any(count % 2 for count in even):
+        return False
+    return all(_can_share(graph, node, abilities) for node in (graph.producers[name], *graph.users[name]))
+
+
+def _can_share(graph: Graph, node: Node, abilities: Mapping[str, Capabilities]) -> bool:
+    if isinstance(node.op, MOVES):
+        kept = isinstance(node.op, Concat | Reshape) or (isinstance(node.op, Pad) and node.op.before[-1] % 2 == node.op.after[-1] % 2 == 0)
+        return kept and not any(graph.is_constant(name) for name in node.inputs)
+    name = node.outputs[0] if node.outputs[0] in abilities else graph.users[node.outputs[0]][0].outputs[0]
+    return abilities[name].packed

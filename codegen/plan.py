@@ -127,7 +127,7 @@ def _lifetimes(calls: Sequence[Call], roots: Mapping[str, Address]) -> dict[str,
             if isinstance(argument, Scratch):
                 lifetimes[_scratch(number, position)] = Lifetime(argument.bytes, number, number)
             elif isinstance(argument, Place) and argument.root not in roots:
-                reach = (argument.offset + argument.view.span) * argument.view.dtype.bytes
+                reach = argument.view.bytes_of(argument.offset) + argument.view.reach
                 known = lifetimes.get(argument.root, Lifetime(reach, number, number))
                 lifetimes[argument.root] = Lifetime(max(known.bytes, reach), known.first, number)
     return lifetimes
@@ -143,7 +143,7 @@ def _step(number: int, call: Call, pool: ConstantPool, roots: Mapping[str, Addre
             return Address(Space.ARENA, offsets[_scratch(number, position)])
         if not isinstance(argument, Place):
             return pool.add(argument)
-        shift = argument.offset * argument.view.dtype.bytes
+        shift = argument.view.bytes_of(argument.offset)
         if argument.root in roots:
             root = roots[argument.root]
             return Address(root.space, root.position, shift)

@@ -201,7 +201,10 @@ def _written(graph: Graph, step: StepRecord) -> tuple[str, ...]:
 
 
 def _declared(graph: Graph, name: str, array: Array) -> Array:
-    """The elements under the type that the graph gives them: a copy moves floats as integers of the same width."""
+    """The elements under the type that the graph gives them: a copy moves floats as integers of the same width, and two of 4 bits may
+    share a byte."""
+    if name in graph.types and graph.types[name].dtype.bits <= 4 and 2 * array.size == graph.types[name].size:
+        array = np.stack([array & 15, array >> 4], axis=-1)
     dtype = graph.types[name].dtype.numpy if name in graph.types else array.dtype
     return array.view(dtype) if dtype != array.dtype and dtype.itemsize == array.dtype.itemsize else array
 

@@ -6,7 +6,7 @@ What the table needs of an architecture is an `Architecture`: how it plans the l
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -83,9 +83,9 @@ def image(view: View) -> View:
     """A matrix of rows as an image one pixel high: (..., K) -> (B, H, W, K)."""
     shape, strides = view.shape, view.strides
     if len(shape) > 4:
-        return image(View.contiguous(view.dtype, (int(np.prod(shape[:-1])), shape[-1])))
+        return image(replace(View.contiguous(view.dtype, (int(np.prod(shape[:-1])), shape[-1])), packed=view.packed))
     missing = 4 - len(shape)
-    return View(view.dtype, (1,) * missing + shape, (0,) * missing + strides)
+    return View(view.dtype, (1,) * missing + shape, (0,) * missing + strides, view.packed)
 
 
 def is_depthwise(graph: Graph, entry: Group) -> bool:

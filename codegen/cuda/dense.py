@@ -8,9 +8,9 @@ the last are zero.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from qcc.arith import accumulator_bounds
 from qcc.codegen.cpu.requantization import Requantization, is_bytes
 from qcc.codegen.cuda.epilogue import PARAMETERS, Epilogue, epilogue_of, parameters
 from qcc.codegen.cuda.launch import Launch
-from qcc.codegen.cuda.packing import ceil_to, pack_fragments, pack_nibbles, pack_numbers, padded
-from qcc.codegen.cuda.tiles import STEP_BYTES, Tile, Work, choose, shared_bytes
+from qcc.codegen.cuda.packing import pack_fragments, pack_narrow_fragments, pack_nibbles, pack_numbers, padded
+from qcc.codegen.cuda.tiles import STEP_BYTES, Tile, Work, choose, results_bytes, shared_bytes
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.errors import CodegenError
@@ -27,6 +27,25 @@ from qcc.ir.types import I8, I32, U8, Array
 
 NIBBLE_PEAK = 1 << 27     # accumulators of 4-bit weights are 16 times as large until they are complete
 _SPAN = 1 << 31           # offsets are 32 bits
+_ANY_TILE = Tile(16, 16, (1, 1), 2)
+PACKS = {(8, 8): pack_fragments, (8, 4): pack_nibbles, (4, 4): pack_narrow_fragments}    # by bits of the source and of weights
+
+
+class Bits(NamedTuple):
+    """Stored bits of values."""
+
+    source: int = 8
+    weights: int = 8
+    residual: int = 8
+    output: int = 8
+
+
+class Pieces(NamedTuple):
+    """Bytes that are copied at once."""
+
+    source: int
+    residual: int
+    output: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +53,7 @@ class DenseKernel:
     """output[n, y, x, o] = epilogue(sum over kh, kw, c of source[n, y*sh + kh*dh, x*sw + kw*dw, c] * weights[o, kh, kw, c]).
 
     Operands: source, [residual], [offsets of the window's pieces], weights, bias (and multipliers), the epilogue's parameters if it
-    has one, and the output.
+    has one, and the output. A view whose values have 4 bits is one of bytes, two values in each.
 
     Attributes:
         source: u8 (N, H, W, C), channel stride 1.
@@ -43,9 +62,10 @@ class DenseKernel:
         window, strides, dilations: of rows and columns.
         groups: the channels of source and output fall into so many parts.
         epilogue: the code of the requantization; None writes int32 accumulators with the bias added.
-        weight_bits: 8, or 4 for two weights per byte.
-        piece: bytes of the source that are copied at once, all of whose addresses are multiples of it (1: one by one).
-        results: the same for the output and the residual.
+        bits: of a value of the source, a weight, the residual and the output as they are stored, 8 or 4; the source has 4 only if the
+            weights do.
+        pieces: bytes of the source, the residual and the output that are copied at once, all of whose addresses are multiples of it
+            (1: one by one).
         tile: outputs of one block.
     """
 
@@ -57,20 +77,29 @@ class DenseKernel:
     dilations: tuple[int, int]
     groups: int
     epilogue: Epilogue | None
-    weight_bits: int
-    piece: int
-    results: int
+    bits: Bits
+    pieces: Pieces
     tile: Tile
 
     @property
     def work(self) -> Work:
         """The layer as the cost model sees it."""
-        images, rows, columns, channels = self.output.shape
-        return Work(images * rows * columns, channels // self.groups, self.depth, self.groups, self.weight_bits)
+        weight = self.bits.weights * 8 // self.bits.source      # bits beside a byte of the source
+        return Work(prod(self.output.shape[:3]), self.channels // self.groups, self.depth, self.groups, weight)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight as it is stored."""
+        return self.bits.weights
+
+    @property
+    def channels(self) -> int:
+        """Output channels."""
+        return self.output.shape[3] * 8 // self.bits.output
 
     @property
     def depth(self) -> int:
-        """Values of the source under one output."""
+        """Bytes of the source under one output."""
         return prod(self.window) * (self.source.shape[3] // self.groups)
 
     @property
@@ -79,17 +108,17 @@ class DenseKernel:
 
     @property
     def column_tiles(self) -> int:
-        return -(-(self.output.shape[3] // self.groups) // self.tile.columns)
+        return -(-(self.channels // self.groups) // self.tile.columns)
 
     @property
     def gathers(self) -> bool:
         """Whether the pieces of a window lie at offsets from a table rather than side by side."""
-        return self.window != (1, 1) or self.piece == 1
+        return self.window != (1, 1) or self.pieces.source == 1
 
     @property
-    def pieces(self) -> int:
-        """Entries of the table of offsets: of one step more than there are, which is fetched and not used."""
-        return (self.steps + 1) * STEP_BYTES // self.piece
+    def entries(self) -> int:
+        """Of the table of offsets."""
+        return self.steps * STEP_BYTES // self.pieces.source
 
     @property
     def numbers(self) -> int:
@@ -99,10 +128,10 @@ class DenseKernel:
     @property
     def operands(self) -> tuple[View, ...]:
         tiles, columns = self.column_tiles, self.tile.columns
-        kind, width = (I8, STEP_BYTES) if self.weight_bits == 8 else (U8, STEP_BYTES // 2)
-        weights = View.contiguous(kind, (self.groups, tiles, self.steps, columns * width))
+        kind = I8 if self.bits.weights == 8 else U8
+        weights = View.contiguous(kind, (self.groups, tiles, self.steps, columns * STEP_BYTES * self.work.weight_bits // 8))
         numbers = View.contiguous(I32, (self.groups, tiles * columns, self.numbers))
-        offsets = (View.contiguous(I32, (self.pieces,)),) if self.gathers else ()
+        offsets = (View.contiguous(I32, (self.entries,)),) if self.gathers else ()
         last = (PARAMETERS,) if self.epilogue is not None else ()
         residual = () if self.residual is None else (self.residual,)
         return (self.source, *residual, *offsets, weights, numbers, *last, self.output)
@@ -110,7 +139,7 @@ class DenseKernel:
     @property
     def launch(self) -> Launch:
         rows = -(-self.work.rows // self.tile.rows)
-        return Launch((rows, self.column_tiles, self.groups), (self.tile.threads, 1, 1), shared_bytes(self.tile, self.weight_bits))
+        return Launch((rows, self.column_tiles, self.groups), (self.tile.threads, 1, 1), self.shared_bytes)
 
     @property
     def tasks(self) -> int:
@@ -118,7 +147,17 @@ class DenseKernel:
 
     @property
     def macs(self) -> int:
-        return prod(self.output.shape) * self.depth
+        return prod(self.output.shape[:3]) * self.channels * self.depth * 8 // self.bits.source
+
+    @property
+    def residual_place(self) -> int:
+        """Where in shared memory the residual's tile lies: in that of the results if they are stored alike, else behind it."""
+        return 0 if self.residual is None or self.bits.residual == self.bits.output else results_bytes(self.tile)
+
+    @property
+    def shared_bytes(self) -> int:
+        behind = self.residual_place + results_bytes(self.tile) if self.residual_place else 0
+        return max(shared_bytes(self.tile, self.work.weight_bits), behind)
 
     def emit(self, target: Target) -> Any:
         from qcc.codegen.cuda.dense_code import DenseCode
@@ -126,15 +165,14 @@ class DenseKernel:
         return DenseCode(self, target).emit()
 
 
-def alignment(view: View, offset: int, channels: int, most: int = 16) -> int:
-    """Bytes (16, 8, 4 or 1) of which all addresses of an image's pixels, and its extents, are multiples.
+def alignment(view: View, offset: int, groups: int) -> int:
+    """Bytes (16, 8, 4 or 1) of which all addresses of an image's pixels, and the bytes of a group's channels, are multiples.
 
     Args:
-        offset: elements from an aligned address to the view.
-        channels: of one group.
+        offset: elements (bytes of a view of bytes) from an aligned address to the view.
     """
     steps = [stride for n, stride in zip(view.shape[:3], view.strides[:3], strict=True) if n > 1]
-    fits = (size for size in (16, 8, 4) if size <= most and not any(n % size for n in (*steps, channels, offset)))
+    fits = (size for size in (16, 8, 4) if not any(n % size for n in (*steps, view.shape[3] // groups, offset)))
     return next(fits, 1)
 
 
@@ -160,32 +198,37 @@ def plan_dense(
     """
     _check(source, weights, strides, dilations, groups, output, requantization, residual)
     lowest, highest = accumulator_bounds(weights, bias, 0, 255)
-    peaks = np.maximum(np.abs(lowest), np.abs(highest))
-    outputs, channels = weights.shape[0] // groups, weights.shape[3]
-    piece = alignment(source, offsets[0], channels)
-    results = alignment(output, offsets[2], outputs) if requantization is not None else 1
-    if residual is not None:
-        results = alignment(residual, offsets[1], outputs, results)
-    unbiased = np.abs(weights.reshape(weights.shape[0], -1).astype(np.int64)).sum(axis=1).max(initial=0) * 255
-    bits = 4 if weight_bits <= 4 and np.abs(weights).max(initial=0) < 8 and unbiased < NIBBLE_PEAK else 8
-    work = Work(prod(output.shape[:3]), outputs, prod(weights.shape[1:]), groups, bits)
-    epilogue = None if requantization is None else epilogue_of(requantization, peaks)
+    epilogue = None if requantization is None else epilogue_of(requantization, np.maximum(np.abs(lowest), np.abs(highest)))
+    narrow = takes_narrow(weights, weight_bits)
+    first, added, last = (4 if view is not None and view.packed else 8 for view in (source, residual, output))
+    bits = Bits(first, 4 if narrow else 8, added, last)
+    views = [None if view is None else view.stored for view in (source, residual, output)]
+    pieces = Pieces(*(16 if view is None else alignment(view, offset * width // 8, groups)
+                      for view, offset, width in zip(views, offsets, (bits.source, bits.residual, bits.output), strict=True)))
     window = (weights.shape[1], weights.shape[2])
-    kernel = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, bits, piece, results,
-                         tile or choose(work, target))
-    pack = pack_nibbles if bits == 4 else pack_fragments
+    kernel = DenseKernel(source.stored, output.stored, views[1], window, strides, dilations, groups, epilogue, bits, pieces, _ANY_TILE)
+    kernel = replace(kernel, tile=tile or choose(kernel.work, target))
+    pack = PACKS[bits.source, bits.weights]      # a source shares bytes only where the weights do (rules.is_narrow)
     columns = [bias] if requantization is None else [bias, np.broadcast_to(requantization.multiplier, bias.shape)]
-    constants = [pack(weights.reshape(groups, outputs, -1), kernel.tile.columns), pack_numbers(columns, groups, kernel.tile.columns)]
+    flat = weights.reshape(groups, weights.shape[0] // groups, -1)
+    constants = [pack(flat, kernel.tile.columns), pack_numbers(columns, groups, kernel.tile.columns)]
     table = [window_offsets(kernel)] if kernel.gathers else []
     return kernel, (*table, *constants, *([parameters(requantization)] if requantization is not None else []))
 
 
+def takes_narrow(weights: Array, bits: int) -> bool:
+    """Whether weights of this width are stored two per byte: their sums, 16 times as large until they are complete, must fit 32 bits."""
+    peak = np.abs(weights.reshape(weights.shape[0], -1).astype(np.int64)).sum(axis=1).max(initial=0) * 255
+    return bool(bits <= 4 and np.abs(weights).max(initial=0) < 8 and peak < NIBBLE_PEAK)
+
+
 def window_offsets(kernel: DenseKernel) -> Array:
     """int32: where the pieces of a window lie, in elements from its first; 0 for those beyond the last (their weights are zero)."""
-    down, along, channel = np.ogrid[: kernel.window[0], : kernel.window[1], : kernel.source.shape[3] // kernel.groups : kernel.piece]
+    (height, width), channels = kernel.window, kernel.source.shape[3] // kernel.groups
+    down, along, channel = np.ogrid[:height, :width, : channels : kernel.pieces.source]
     (_, row, column, _), (dh, dw) = kernel.source.strides, kernel.dilations
     every = (down * (dh * row) + along * (dw * column) + channel).reshape(-1)
-    return padded(every.astype(np.int32), ceil_to(kernel.pieces, 1))
+    return padded(every.astype(np.int32), kernel.entries)
 
 
 def _check(

@@ -69,6 +69,11 @@ class DepthwiseKernel:
     aligned: bool
 
     @property
+    def weight_bits(self) -> int:
+        """Bits of a weight as it is stored."""
+        return 8
+
+    @property
     def pixels(self) -> int:
         """Pixels of a source row under a thread's outputs (of a row of outputs), in steps of the dilation."""
         return (self.columns - 1) * self.strides[1] + self.window[1]
@@ -169,9 +174,9 @@ def plan_depthwise(
     _check(source, weights, strides, dilations, output, requantization, residual)
     lowest, highest = accumulator_bounds(weights, bias, 0, 255)
     epilogue = None if requantization is None else epilogue_of(requantization, np.maximum(np.abs(lowest), np.abs(highest)))
-    window, channels = (weights.shape[1], weights.shape[2]), output.shape[3]
+    window = (weights.shape[1], weights.shape[2])
     views = [(source, offsets[0]), (output, offsets[2])] + ([(residual, offsets[1])] if residual is not None else [])
-    aligned = all(alignment(view, offset, channels) >= WORD for view, offset in views)
+    aligned = all(alignment(view, offset, 1) >= WORD for view, offset in views)
     kernel = DepthwiseKernel(source, output, residual, window, strides, dilations, epilogue,
                              *_outputs_per_thread(window, strides, dilations, output, target), aligned)
     columns = [bias] if requantization is None else [bias, np.broadcast_to(requantization.multiplier, bias.shape)]

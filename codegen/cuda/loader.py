@@ -35,9 +35,9 @@ class Loader:
     def __init__(self, code: DenseCode) -> None:
         function, tile, kernel = code.function, code.tile, code.kernel
         self.code, self.function = code, function
-        self.piece, self.width = kernel.piece, max(kernel.piece, 4)
+        self.piece, self.width = kernel.pieces.source, max(kernel.pieces.source, 4)
         self.source_bytes = tile.rows * STEP_BYTES
-        self.weight_bytes = tile.columns * STEP_BYTES * kernel.weight_bits // 8
+        self.weight_bytes = tile.columns * STEP_BYTES * kernel.work.weight_bits // 8
         self.stage_bytes = self.source_bytes + self.weight_bytes
         per_row = STEP_BYTES // self.width
         self.rows = max(1, tile.threads // per_row)             # that all threads copy together
@@ -68,12 +68,12 @@ class Loader:
 
     def _offset(self, step: Any, byte: int = 0) -> Any:
         """From a window's begin to the piece of this thread (or one byte of its word)."""
-        kernel, offsets = self.code.kernel, self.code.offsets
+        offsets = self.code.offsets
         if offsets is None:
             return step * STEP_BYTES
         if self.piece == 1:
             return offsets.load(step * STEP_BYTES + self.column * 4 + byte)
-        return offsets.load(step * (STEP_BYTES // kernel.piece) + self.column)
+        return offsets.load(step * (STEP_BYTES // self.piece) + self.column)
 
     def _place(self, number: Any) -> Any:
         """Where in the stage a piece of this thread's row lies."""

@@ -44,9 +44,9 @@ class CopyKernel(Elementwise):
 
 def plan_copy(source: View, destination: View) -> tuple[CopyKernel, tuple[Array, ...]]:
     """A copy of equally shaped views of one type (a transposition is a copy from a view with permuted axes); no constants."""
-    if source.shape != destination.shape or source.dtype != destination.dtype:
+    if source.shape != destination.shape or source.dtype != destination.dtype or source.packed != destination.packed:
         raise CodegenError(f"copy: {source.dtype}{list(source.shape)} is not the type of {destination.dtype}{list(destination.shape)}")
-    return CopyKernel(_bits(source), _bits(destination)), ()
+    return CopyKernel(_bits(source.stored), _bits(destination.stored)), ()
 
 
 @dataclass(frozen=True)
@@ -106,5 +106,8 @@ def plan_fill_halo(
     destination: View, before: tuple[int, ...], after: tuple[int, ...], value: int | float
 ) -> tuple[FillHaloKernel, tuple[Array, ...]]:
     """Fill the padding of a Pad node's output (the whole tensor) in place; its constant is the value."""
+    if destination.packed:
+        before, after, value = (*before[:-1], before[-1] // 2), (*after[:-1], after[-1] // 2), int(value) * 17      # in both halves
+    destination = destination.stored
     bits = _bits(destination)
     return FillHaloKernel(bits, before, after), (np.array([value], destination.dtype.numpy).view(bits.dtype.numpy),)

@@ -45,6 +45,21 @@ def pack_nibbles(weights: Array, columns: int) -> Array:
     return np.ascontiguousarray(ordered).reshape(groups, full.shape[1] // columns, full.shape[2] // STEP_BYTES, columns * STEP_BYTES // 2)
 
 
+def pack_narrow_fragments(weights: Array, columns: int) -> Array:
+    """The same for a source of 4-bit values, too: u8 [groups, column tiles, steps, columns * 64], fragments of mma.m16n8k64.
+
+    A lane's 16 bytes are the two registers of channel g, then those of channel g + 8, of 16 channels and 64 values of K.
+    """
+    groups, outputs, depth = weights.shape
+    full = padded(weights, ceil_to(outputs, columns), ceil_to(depth, 2 * STEP_BYTES))
+    steps = full.shape[2] // (2 * STEP_BYTES)
+    # n: tile, 16 channels, half, g; k: step, 64 values, register, t, byte, half of the byte
+    parts = full.reshape(groups, -1, columns // 16, 2, 8, steps, 2, 2, 4, 4, 2).astype(np.uint8) & 0xF
+    bytes = parts[..., 0] | parts[..., 1] << 4
+    ordered = bytes.transpose(0, 1, 5, 6, 2, 4, 8, 3, 7, 9)
+    return np.ascontiguousarray(ordered).reshape(groups, full.shape[1] // columns, steps, columns * STEP_BYTES)
+
+
 def pack_numbers(columns: list[Array], groups: int, width: int) -> Array:
     """int32 arrays [OC] -> int32 [groups, channels of whole tiles, arrays]: what the epilogue needs of a channel lies side by side."""
     together = np.stack([column.astype(np.int32).reshape(groups, -1) for column in columns], axis=-1)

@@ -7,7 +7,7 @@ from typing import cast
 from qcc.codegen.cpu import rules as shared
 from qcc.codegen.cpu.rules import SCATTERED, STRIDED, image, requantization, view_of
 from qcc.codegen.cuda.border import plan_dequantize, plan_quantize
-from qcc.codegen.cuda.dense import plan_dense
+from qcc.codegen.cuda.dense import plan_dense, takes_narrow
 from qcc.codegen.cuda.depthwise import plan_depthwise
 from qcc.codegen.cuda.elements import plan_clamp, plan_lookup, plan_multiply, plan_requantize
 from qcc.codegen.cuda.island import plan_float
@@ -19,7 +19,7 @@ from qcc.codegen.floats import is_island
 from qcc.codegen.groups import Group
 from qcc.codegen.kernel import Kernel, View
 from qcc.codegen.moves import Mover, is_move, plan_move
-from qcc.codegen.placing import DENSE
+from qcc.codegen.placing import DENSE, Capabilities
 from qcc.ir import Graph, Node
 from qcc.ops import (
     Clamp,
@@ -35,6 +35,12 @@ from qcc.ops import (
 )
 
 MOVER = Mover(plan_copy, plan_fill_halo)
+
+
+def is_narrow(graph: Graph, entry: Group) -> bool:
+    """A layer whose weights share bytes; values that it reads and writes may, too."""
+    return shared.is_linear(graph, entry) and not shared.is_depthwise(graph, entry) and takes_narrow(
+        graph.constants[entry.node.inputs[1]], graph.types[entry.node.inputs[1]].dtype.bits)
 
 
 def plan_linear(site: Site) -> list[Call]:
@@ -146,6 +152,7 @@ def plan_generic(site: Site) -> list[Call]:
 
 FAMILIES: tuple[Family, ...] = (
     Family("deep linear", shared.is_deep_linear, DENSE, plan_linear),
+    Family("linear of 4 bits", is_narrow, Capabilities(True, packed=True), plan_linear),
     Family("linear", shared.is_linear, STRIDED, plan_linear),
     Family("requantize", is_requantize, SCATTERED, plan_elementwise),
     Family("product", shared.is_product, SCATTERED, plan_product),

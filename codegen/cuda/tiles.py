@@ -12,6 +12,7 @@ from math import ceil
 from qcc.codegen.target import Target
 
 STEP_BYTES = 64         # of a row of the source, and of a weight column of bytes, in one step of the pipeline
+GAP = 16                # bytes between rows of results in shared memory
 _LATENCY = 700          # cycles from a request to its bytes
 _START = 1500           # cycles of a block outside of its loop
 
@@ -104,7 +105,12 @@ class Work:
 def shared_bytes(tile: Tile, weight_bits: int) -> int:
     """Shared memory of a block: the stages of the pipeline, reused for the tile of results."""
     stage = tile.rows * STEP_BYTES + tile.columns * STEP_BYTES * weight_bits // 8
-    return max(tile.stages * stage, tile.rows * (tile.columns + 16))
+    return max(tile.stages * stage, results_bytes(tile))
+
+
+def results_bytes(tile: Tile) -> int:
+    """Shared memory of a tile of bytes, with a gap after each row so that rows lie in different banks."""
+    return tile.rows * (tile.columns + GAP)
 
 
 def cycles(work: Work, tile: Tile, device: Device) -> float:

@@ -12,7 +12,7 @@ from qcc.codegen.cuda.dense import DenseKernel, plan_dense
 from qcc.codegen.cuda.depthwise import plan_depthwise
 from qcc.codegen.cuda.tiles import DEVICES
 from qcc.codegen.target import find_target
-from qcc.ir.types import U8, Array
+from qcc.ir.types import U4, U8, Array
 from tests.cuda.harness import compile_kernels
 from tests.exact import test_depthwise as depthwise
 from tests.exact.test_dense import CASES, Case, Layer, layer
@@ -54,6 +54,45 @@ def test_dense_layers(target: str, bits: int, tmp_path: Path) -> None:
     step = 1 if bits == 8 else 3
     items = [layer(replace(case, tile=None), seed) for seed, case in enumerate(AWKWARD[::step])]
     check([narrow(item) for item in items] if bits == 4 else items, target, bits, tmp_path)
+
+
+def paired(values: Array) -> Array:
+    """Two values of 4 bits in a byte, the first in its lower half."""
+    return np.asarray(values[..., 0::2] | values[..., 1::2] << 4)
+
+
+def shares_bytes(case: Case) -> bool:
+    counts = (case.source[3] // case.groups, case.outputs // case.groups)
+    return case.shift is not None and case.numbers == "random" and not any(count % 2 for count in counts)
+
+
+@pytest.mark.parametrize(("target", "instruction"), [("cuda:sm_80", "m16n8k64_u4s4"), ("cuda:sm_90", "m16n8k32_u8s8")])
+def test_products_of_four_bits(target: str, instruction: str, tmp_path: Path) -> None:
+    """Sources, residuals and results that share bytes, or do not; GPUs without products of 4-bit operands compute the same."""
+    plans, tiles = [], DEVICES[find_target(target).sms[0]].tiles
+    cases = [case for case in CASES if shares_bytes(case)]
+    for number, case in enumerate(cases):
+        gaps = tuple(tuple(2 * gap for gap in gaps) for gaps in case.gaps)
+        item = narrow(layer(replace(case, shift=min(case.shift or 44, 44), gaps=gaps), number))  # type: ignore[arg-type]
+        assert item.requantization is not None
+        residual = None if item.residual is None else item.residual & 15
+        last, added = number % 3 != 1, number % 2 == 0
+        form = replace(item.requantization, low=0, high=15, zero_point=min(item.requantization.zero_point, 15))
+        item = replace(item, source=item.source & 15, residual=residual, requantization=form if last else item.requantization)
+        source, output = replace(item.views[0], dtype=U4, packed=True), item.views[1]
+        kernel, constants = plan_dense(
+            source, item.weights, item.bias, case.strides, case.dilations, case.groups,
+            replace(output, dtype=U4, packed=True) if last else output, item.requantization,
+            None if residual is None else replace(output, dtype=U4, packed=added), find_target(target), weight_bits=4,
+            tile=tiles[number % len(tiles)] if number % 2 else None)
+        extra = () if residual is None else (paired(residual) if added else residual,)
+        wanted = item.evaluate()
+        plans.append((kernel, (paired(item.source), *extra, *constants), paired(wanted) if last else wanted))
+    compiled = compile_kernels([kernel for kernel, _, _ in plans], find_target(target), tmp_path)
+    assert instruction in compiled.source
+    for kernel, arguments, wanted in plans:
+        result, = compiled.run(kernel, arguments)
+        np.testing.assert_array_equal(result, wanted, err_msg=f"{kernel}")
 
 
 def test_depthwise_layers(tmp_path: Path) -> None:
