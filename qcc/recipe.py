@@ -13,7 +13,7 @@ from typing import Any
 from qcc.errors import RecipeError
 
 OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")
-MIGRATIONS = ("auto", "none", "equalize", "smooth")
+MIGRATIONS = ("auto", "none", "equalize", "smooth", "shift")
 ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")
 CORRECTIONS = ("auto", "affine", "bias", "none")
 GRANULARITIES = ("channel", "tensor")
@@ -37,7 +37,8 @@ class Recipe:
             "entropy", which keeps most information (KL divergence); "mse", the range whose rounding and clipping together err least.
         percentile: share of values inside the range, in percent (both tails together lose the rest).
         migration: of scales between layers before anything is rounded (docs/migration.md): "equalize" looks at the weights, "smooth" at
-            what channels do on the calibration data; "auto" takes what errs least on samples that were held out; or "none".
+            what channels do on the calibration data, and "shift" also moves what norms make to the middle; "auto" takes what errs
+            least on samples that were held out; or "none".
         rounding: of weights: "auto" takes for each layer what errs least on calibration data that was held out; or the method for all
             layers: "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq" (docs/rounding.md).
         correction: of each channel's results after rounding: "affine" changes scales and biases, "bias" biases only; or "none".

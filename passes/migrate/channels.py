@@ -257,16 +257,22 @@ def _pad(c: Channels, node: Node) -> bool:
     return True
 
 
+def is_norm(graph: Graph, node: Node) -> bool:
+    """Whether a node normalizes along the last axis, with constant weights."""
+    op = node.op
+    if not isinstance(op, OnnxOperator) or op.type not in NORMS or len(node.outputs) != 1:
+        return False
+    rank, extent = graph.types[node.inputs[0]].rank, graph.types[node.inputs[0]].shape[-1:]
+    if not all(graph.is_constant(name) and graph.types[name].shape == extent for name in node.inputs[1:] if name):
+        return False
+    return dict(op.arguments).get("axis", -1) in (-1, rank - 1)
+
+
 def _norm(c: Channels, node: Node) -> bool:
-    """The weights of a norm over the last axis scale its result; what it reads it needs as it is."""
-    op, graph = node.op, c.graph
-    assert isinstance(op, OnnxOperator)
-    if op.type not in NORMS or len(node.outputs) != 1 or not all(graph.is_constant(name) for name in node.inputs[1:] if name):
+    """The weights of a norm scale its result; what it reads it needs as it is."""
+    if not is_norm(c.graph, node):
         return False
-    rank = graph.types[node.inputs[0]].rank
-    extent = graph.types[node.inputs[0]].shape[-1:]
-    if dict(op.arguments).get("axis", -1) not in (-1, rank - 1) or any(graph.types[n].shape != extent for n in node.inputs[1:] if n):
-        return False
+    rank = c.graph.types[node.inputs[0]].rank
     c.ties.tie_arrays(c.labels[node.inputs[0]], np.zeros((), np.int64))
     c.free(node.outputs[0], rank - 1)
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from qcc.errors import ModelError
 from qcc.ir import Array, Graph
 from qcc.passes.migrate.channels import Channels
+from qcc.passes.migrate.norms import close_norms, open_norms
 from qcc.passes.migrate.rescale import rescale, values_of
 
 
@@ -19,17 +21,18 @@ class Migration:
     """What to do to a network.
 
     Attributes:
-        method: "none", "equalize" or "smooth".
+        method: "none", "equalize", "smooth" or "shift".
         numbers: the number of every root of `Channels`, float32.
+        shifts: what is subtracted from the outputs of norms, per channel, float32.
     """
 
     method: str = "none"
     numbers: Array = field(default_factory=lambda: np.ones(1, np.float32))
+    shifts: Mapping[str, Array] = field(default_factory=dict)
 
-    @staticmethod
-    def opened(graph: Graph, method: str) -> Graph:
-        """The network as the numbers refer to it."""
-        return graph
+    def opened(self, graph: Graph) -> Graph:
+        """The network as the numbers refer to it: shifted, and with norms opened where data say what to do with them."""
+        return open_norms(graph, self.shifts) if self.method in ("smooth", "shift") else graph
 
     def apply(self, graph: Graph) -> Graph:
         """The migrated network: the same function. CLOSE.
@@ -39,19 +42,19 @@ class Migration:
         """
         if self.method == "none":
             return graph
-        opened = self.opened(graph, self.method)
+        opened = self.opened(graph)
         channels = Channels.of(opened)
         if channels.count != len(self.numbers):
             raise ModelError(f"graph {graph.name!r} leaves {channels.count} channels to scale, the migration holds {len(self.numbers)}: "
                              "it was made for another network")
-        return rescale(opened, values_of(channels, self.numbers))
+        return close_norms(rescale(opened, values_of(channels, self.numbers)))
 
     def dumps(self) -> str:
         """As JSON; empty if there is nothing to do."""
         if self.method == "none":
             return ""
-        numbers = base64.b64encode(self.numbers.astype("<f4").tobytes()).decode("ascii")
-        return json.dumps({"method": self.method, "numbers": numbers}) + "\n"
+        shifts = {name: _text(array) for name, array in self.shifts.items()}
+        return json.dumps({"method": self.method, "numbers": _text(self.numbers), "shifts": shifts}, indent=1) + "\n"
 
     @staticmethod
     def loads(text: str) -> Migration:
@@ -59,4 +62,12 @@ class Migration:
         if not text:
             return Migration()
         record = json.loads(text)
-        return Migration(record["method"], np.frombuffer(base64.b64decode(record["numbers"]), "<f4").astype(np.float32))
+        return Migration(record["method"], _array(record["numbers"]), {name: _array(text) for name, text in record["shifts"].items()})
+
+
+def _text(array: Array) -> str:
+    return base64.b64encode(array.astype("<f4").tobytes()).decode("ascii")
+
+
+def _array(text: str) -> Array:
+    return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32)

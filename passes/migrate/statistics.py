@@ -22,6 +22,7 @@ class ChannelRange:
     low: Array
     high: Array
     square: Array      # mean square
+    middle: Array      # mean over samples of the middle between the extremes of each
     width: Array       # mean over samples of the largest magnitude in each: extremes of few samples say little about others
 
 
@@ -43,6 +44,7 @@ def collect_channels(
     highs: dict[str, Array] = {}
     squares: dict[str, list[Array]] = {name: [] for name in shapes}
     widths: dict[str, list[Array]] = {name: [] for name in shapes}
+    middles: dict[str, list[Array]] = {name: [] for name in shapes}
     count = 0
     for number, feeds in enumerate(batches):
         results = evaluate(feeds)
@@ -56,13 +58,14 @@ def collect_channels(
             highs[name] = np.maximum(highs.get(name, high), high)
             squares[name].append(np.mean(np.square(value, dtype=np.float64), axis=axes, keepdims=True))
             inner = tuple(axis for axis in axes if axis != 0)
-            peaks = np.maximum(value.max(axis=inner, keepdims=True), -value.min(axis=inner, keepdims=True)).astype(np.float64)
-            widths[name].append(peaks.mean(axis=0, keepdims=True) if 0 in axes else peaks)
+            ends = [end(axis=inner, keepdims=True).astype(np.float64) for end in (value.min, value.max)]
+            for kept, found in ((widths, np.maximum(ends[1], -ends[0])), (middles, (ends[0] + ends[1]) / 2)):
+                kept[name].append(found.mean(axis=0, keepdims=True) if 0 in axes else found)
         count = number + 1
         progress(count)
     if not count:
         raise DataError("the calibration data holds no batch; expected at least one")
-    return {name: ChannelRange(lows[name], highs[name], _mean(squares[name]), _mean(widths[name])) for name in shapes}
+    return {name: ChannelRange(lows[name], highs[name], _mean(squares[name]), _mean(middles[name]), _mean(widths[name])) for name in shapes}
 
 
 def _mean(parts: list[Array]) -> Array:

@@ -41,6 +41,7 @@ BITS = "8, 4, wXaY such as w4a8, or mixed"
 _LISTED = 20
 # Named as in qcc.recipe, which is not imported for --help alone.
 ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")
+MIGRATIONS = ("auto", "none", "equalize", "smooth", "shift")
 OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")
 
 
@@ -57,7 +58,7 @@ _RECIPE_OPTIONS = (                 # named as in Recipe
               help="A .npz or .npy file, a folder of them, of pictures, or of test_data_set_* folders.")
 @click.option("--observer", type=click.Choice(OBSERVERS), default="minmax", show_default=True,
               help="How ranges are measured.")
-@click.option("--migration", type=click.Choice(["auto", "none", "equalize", "smooth"]), default="none", show_default=True,
+@click.option("--migration", type=click.Choice(MIGRATIONS), default="none", show_default=True,
               help="Of scales between layers: by the weights, by the data, or whichever errs less.")
 @click.option("--rounding", type=click.Choice(ROUNDINGS), default="auto", show_default=True,
               help="Of weights: per layer what errs least on calibration data that was held out, or one method for all.")

@@ -32,7 +32,7 @@ def test_real_networks_keep_their_outputs(
     data = samples(name, 3)
     judge = Judge(lambda g, values: FloatRunner(g, values).run, Precision(), Bits())
     wanted = outputs(graph, data[-1])
-    migrated = {"smooth": judge.find(graph, "smooth", data[:2]).apply(graph)}
+    migrated = {method: judge.find(graph, method, data[:2]).apply(graph) for method in ("smooth", "shift")}
     for step in MIGRATE:
         assert step.numerics is Numerics.CLOSE
         migrated[step.name] = step.run(graph)

@@ -11,14 +11,14 @@ from qcc.errors import DataError, ModelError
 from qcc.ir import Array, Graph, GraphBuilder, TensorType, interpret, verify
 from qcc.ir.types import F32
 from qcc.onnx import FloatRunner
-from qcc.ops import Add, AveragePool, Clip, Concat, Convolution, Function, MatMul, Pad, PRelu, Reshape, Slice, Transpose
+from qcc.ops import Add, AveragePool, Clip, Concat, Convolution, Function, MatMul, OnnxOperator, Pad, PRelu, Reshape, Slice, Transpose
 from qcc.passes.migrate import Bits, Judge, Migration, equalize
 from qcc.passes.migrate.channels import Channels
 from qcc.passes.migrate.rescale import rescale, values_of
 from qcc.passes.migrate.statistics import collect_channels
 from qcc.passes.migrate.ties import Ties
-from qcc.passes.quantize import Precision
-from tests.unit.graphs import random_feeds, random_graph
+from qcc.passes.quantize import Precision, encode, place
+from tests.unit.graphs import measured, random_feeds, random_graph
 
 RELU, RELU6 = Clip((0.0,), (float("inf"),)), Clip((0.0,), (6.0,))
 
@@ -134,6 +134,58 @@ def test_attention_scales_queries_against_keys_and_values_through_the_heads() ->
     np.testing.assert_array_equal(scales[names["v"]].reshape(-1), scales[names["joined"]].reshape(-1))
 
 
+def normalized(seed: int, factor: float = 1.0, first: bool = True) -> Graph:
+    """A block with norms before (or behind) its layers and residual sums, a norm's result times a factor that its layers divide."""
+    builder, random = GraphBuilder("normalized"), np.random.default_rng(seed)
+    x = builder.input("x", TensorType(F32, (1, 6, 8)))
+
+    def constant(*shape: int, by: float = 1.0) -> str:
+        return builder.constant((random.normal(size=shape) * np.exp(random.normal(size=shape[-1])) * by).astype(np.float32))
+
+    def norm(value: str) -> str:
+        op = OnnxOperator("LayerNormalization", "", 17, (("axis", -1), ("epsilon", 1e-5)), (), (("f32", (1, 6, 8)),))
+        return builder.add(op, [value, constant(8, by=factor), constant(8, by=factor)])
+
+    def layer(value: str, by: float = 1.0) -> str:
+        hidden = builder.add(RELU, [builder.add(MatMul(), [value, constant(8, 12, by=by), constant(12)])])
+        return builder.add(MatMul(), [hidden, constant(12, 8), constant(8)])
+
+    n = norm(x)
+    made = layer(n, 1.0 / factor)
+    builder.outputs["y"] = made if first else norm(builder.add(Add(), [n, made]))
+    return builder.build()
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("method", ["smooth", "shift"])
+def test_norms_are_shifted_and_scaled_and_others_read_the_old_numbers(method: str, first: bool) -> None:
+    graph = normalized(8, first=first)
+    samples = list(random_feeds(graph, 8, 6))
+    migrated = judge().find(graph, method, samples).apply(graph)
+    verify(migrated)
+    before, after = (FloatRunner(g, [g.outputs["y"]]).run_ports(samples[0])["y"] for g in (graph, migrated))
+    assert np.abs(after - before).max() < 1e-5 * np.abs(before).max()
+    name = next(node.outputs[0] for node in graph.nodes if isinstance(node.op, OnnxOperator))
+    values = [FloatRunner(g, [name]).run(samples[0])[name] for g in (graph, migrated)]
+    spread = [np.abs(value).max(axis=(0, 1)) for value in values]
+    assert spread[1].max() / spread[1].min() < spread[0].max() / spread[0].min()
+    assert any("@unscaled" in node.outputs[0] for node in migrated.nodes) is not first
+
+
+@pytest.mark.parametrize("factor", [2.0**-9, 2.0**12])
+@pytest.mark.parametrize("method", ["smooth", "shift"])
+def test_a_factor_between_norm_and_layers_changes_no_quantized_output(method: str, factor: float) -> None:
+    results = []
+    for graph in (normalized(9), normalized(9, factor)):
+        samples = list(random_feeds(graph, 9, 6))
+        migrated = judge().find(graph, method, samples).apply(graph)
+        placement = place(migrated)
+        ranges = measured(migrated, placement.encoded, samples)
+        quantized = encode(migrated, placement, ranges, Precision())
+        results.append(FloatRunner(quantized, []).run_ports(samples[0])["y"])
+    np.testing.assert_array_equal(results[0], results[1])
+
+
 @given(st.lists(st.tuples(st.integers(-6, 6), st.integers(-6, 6)), max_size=12))
 def test_ties_know_what_equations_know(pairs: list[tuple[int, int]]) -> None:
     ties = Ties()
@@ -194,7 +246,7 @@ def rescale_by_hand(graph: Graph, factor: float) -> Graph:
 def test_a_wide_channel_is_found_and_migration_helps_on_new_data() -> None:
     graph = unbalanced()
     samples = list(random_feeds(graph, 2, 32))
-    assert judge().decide(graph, samples, lambda _done, _total: None) in ("equalize", "smooth")
+    assert judge().decide(graph, samples, lambda _done, _total: None) in ("equalize", "smooth", "shift")
     assert judge().decide(graph, samples[:3], lambda _done, _total: None) == "none", "too few samples to judge by"
 
 
