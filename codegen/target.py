@@ -41,6 +41,10 @@ class Target:
     def is_gpu(self) -> bool:
         return bool(self.sms)
 
+    def serves(self, sm: int) -> bool:
+        """Whether a library for this target has code for a GPU of that compute capability (times ten): machine code, or PTX."""
+        return any(sm >= known and (sm // 10 == known // 10 or known == self.sms[-1]) for known in self.sms)
+
     @property
     def kernels(self) -> str:
         """The table of kernel families: "cuda", or the CPU's architecture."""

@@ -23,6 +23,7 @@ from qcc.ir import Array, Graph, Node, interpret, parse
 from qcc.ops import Dequantize, Quantize
 from qcc.runtime.manifest import FILE_NAME, Manifest, StepRecord, file_hash
 from qcc.runtime.module import Module
+from qcc.sass import disassemble, find_disassembler, images
 
 GRAPH_FILE, CONSTANTS_FILE, GOLDEN_FILE = "graph.qir", "constants.npz", "golden.npz"
 FLOAT_BOUND = 1e-3
@@ -98,6 +99,8 @@ def check_code(folder: Path, manifest: Manifest) -> Code:
     Raises:
         VerificationError: the library cannot be disassembled.
     """
+    if manifest.sms:
+        return check_gpu_code(folder, manifest)
     from qcc.codegen.target import find_target
 
     found = functions(folder / manifest.library)
@@ -113,6 +116,31 @@ def check_code(folder: Path, manifest: Manifest) -> Code:
         sum(bool(function.name) for function in found), sum(sum(function.instructions.values()) for function in found),
         {function.name: len(function.floats) for function in found if function.floats and _covered(function.name, allowed)},
         promised, sum(uses.values()), sum(bool(uses.get(name)) for name in products), len(products), tuple(findings),
+    )
+
+
+def check_gpu_code(folder: Path, manifest: Manifest) -> Code:
+    """The same of every image in a library for GPUs; `functions` is 0 where there is no nvdisasm to look at them with."""
+    program = find_disassembler()
+    if program is None:
+        return Code(0, 0, {}, "", 0, 0, 0, ())
+    floats = {step.kernel: any(argument.dtype[0] == "f" for argument in step.arguments) for step in manifest.steps}
+    products = {step.kernel for step in manifest.steps if step.macs and not floats[step.kernel]}
+    found = {image.sm: disassemble(image, program) for image in images(folder / manifest.library)}
+    findings = [Finding(f"sm_{sm}", "no machine code in the library; compile the model again") for sm in manifest.sms if sm not in found]
+    for sm, kernels in found.items():
+        for name, is_float in floats.items():
+            if name not in kernels:
+                findings.append(Finding(f"{name} for sm_{sm}", "a kernel of the manifest that the library lacks; compile the model again"))
+            elif kernels[name].floats and not is_float:
+                listed = ", ".join(f"{count} x {word}" for word, count in kernels[name].floats.items())
+                findings.append(Finding(f"{name} for sm_{sm}", f"floating-point arithmetic in integer code: {listed}"))
+    every = [(name, code) for kernels in found.values() for name, code in kernels.items()]
+    uses = [(name, code.count("IMMA")) for name, code in every if name in products]
+    return Code(
+        len(every), sum(sum(code.instructions.values()) for _, code in every),
+        {name: sum(code.floats.values()) for name, code in every if code.floats and floats.get(name)},
+        "IMMA", sum(number for _, number in uses), sum(number > 0 for _, number in uses), len(uses), tuple(findings),
     )
 
 

@@ -107,6 +107,19 @@ class Driver:
             self._library.cuGetErrorName(status, ctypes.byref(text))
             raise RuntimeFailure(f"{function} failed: {(text.value or b'error ' + str(status).encode()).decode()}")
 
+    def capabilities(self) -> list[int]:
+        """The compute capability of every GPU, times ten; RuntimeFailure when the driver cannot start."""
+        self.call("cuInit", ctypes.c_uint(0))
+        count = ctypes.c_int()
+        self.call("cuDeviceGetCount", ctypes.byref(count))
+        found = []
+        for device in range(count.value):
+            major, minor = ctypes.c_int(), ctypes.c_int()
+            self.call("cuDeviceGetAttribute", ctypes.byref(major), 75, device)      # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+            self.call("cuDeviceGetAttribute", ctypes.byref(minor), 76, device)
+            found.append(10 * major.value + minor.value)
+        return found
+
     @contextmanager
     def on(self, device: int) -> Iterator[None]:
         """Work in the primary context of a GPU."""

@@ -122,7 +122,10 @@ def profiled(module: Module, feeds: Mapping[str, Array], rounds: int) -> list[di
 
 
 def _peak(module: Module) -> float:
-    """Multiply-accumulates per second that the target's instructions reach on this machine, with the module's number of threads."""
+    """Multiply-accumulates per second that the target's instructions reach on this machine, with the module's number of threads; infinite
+    for a GPU, whose peak this command does not measure (benchmarks/cuda.py does)."""
+    if module.manifest.sms:
+        return float("inf")
     from tempfile import TemporaryDirectory
 
     from qcc.codegen.target import find_target
@@ -140,7 +143,7 @@ def bench_text(report: Mapping[str, Any]) -> str:
         lines = [
             (layer["node"], time_text(layer["seconds"]), f"{100 * layer['share']:.1f} %", count_text(layer["macs"]),
              f"{layer['macs'] / layer['seconds'] * 1e-9:.1f}" if layer["macs"] and layer["seconds"] else "-",
-             f"{100 * layer['of_peak']:.0f} %" if layer["macs"] else "-", count_text(layer["bytes"]), weights_text(layer),
+             f"{100 * layer['of_peak']:.0f} %" if layer["of_peak"] else "-", count_text(layer["bytes"]), weights_text(layer),
              layer["kernel"], layer["tile"])
             for layer in report["layers"]
         ]

@@ -107,10 +107,16 @@ def artifact_report(folder: Path) -> dict[str, Any]:
         written = step.arguments[-1]
         steps.append({"node": step.node, "kernel": step.kernel, "macs": step.macs, "float": floats,
                       "type": written.dtype, "shape": list(written.shape), "space": written.space})
-    keep = ("name", "target", "features", "digest", "arena_bytes", "arena_lower_bound", "constants_bytes", "inputs", "outputs", "layers",
-            "proofs", "output_bounds", "model", "versions")
+    keep = ("name", "target", "features", "sms", "digest", "arena_bytes", "arena_lower_bound", "constants_bytes", "inputs", "outputs",
+            "layers", "proofs", "output_bounds", "model", "versions")
     return {"artifact": str(folder), **{key: values[key] for key in keep}, "steps": steps,
             "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())}}
+
+
+def _needs(report: dict[str, Any]) -> str:
+    if report["sms"]:
+        return f"an NVIDIA GPU (machine code for {', '.join(f'sm_{sm}' for sm in report['sms'])}; PTX for later ones)"
+    return " ".join(report["features"]) or "nothing special"
 
 
 def _artifact_text(report: dict[str, Any], layers: bool) -> str:
@@ -118,7 +124,7 @@ def _artifact_text(report: dict[str, Any], layers: bool) -> str:
     floats = [step for step in steps if step["float"]]
     above = f" ({report['arena_bytes'] / bound:.2f} x the lower bound of {size_text(bound)})" if bound else ""
     lines = [
-        f"{report['artifact']}: {report['name']} for {report['target']}, which needs {' '.join(report['features']) or 'nothing special'}",
+        f"{report['artifact']}: {report['name']} for {report['target']}, which needs {_needs(report)}",
         *(f"  input      {_port(port)}" for port in report["inputs"]),
         *(f"  output     {_port(port)}" for port in report["outputs"]),
         f"  arena      {size_text(report['arena_bytes'])}{above}",

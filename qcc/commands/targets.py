@@ -14,7 +14,7 @@ from qcc.commands.terminal import debug_option, json_option, print_json, table
 @debug_option
 def command(as_json: bool) -> None:
     """List the machines to compile for. All of them can be compiled for on any machine."""
-    from qcc.codegen.target import ALIASES, TARGETS, find_target, host_features
+    from qcc.codegen.target import ALIASES, GPU_TARGETS, TARGETS, find_target, host_features
     from qcc.errors import UnknownTarget
 
     features = host_features()
@@ -28,12 +28,31 @@ def command(as_json: bool) -> None:
          "features": list(target.features), "missing": [f for f in target.features if f not in features], "triple": target.triple}
         for target in TARGETS.values()
     ]
+    gpus, absent = _gpus()
+    records += [
+        {"name": target.name, "runs_here": any(target.serves(sm) for sm in gpus), "host": False, "aliases": [], "vector_bits": 0,
+         "features": [f"sm_{sm}" for sm in target.sms], "missing": [] if any(target.serves(sm) for sm in gpus) else [absent],
+         "triple": target.triple}
+        for target in GPU_TARGETS.values()
+    ]
     if as_json:
         print_json({"host": host or None, "targets": records})
         return
     rows = []
     for record in records:
         here = "host" if record["host"] else "runs here" if record["runs_here"] else "lacks " + " ".join(record["missing"])
-        rows.append((record["name"], ", ".join(record["aliases"]), record["vector_bits"], here, " ".join(record["features"])))
+        rows.append((record["name"], ", ".join(record["aliases"]), record["vector_bits"] or "-", here, " ".join(record["features"])))
     click.echo(table(("target", "alias", "vector bits", "this machine", "needs"), rows))
     click.echo(f"\n'--target host' means {host} here." if host else "\nThis machine can run none of them: name one instead of 'host'.")
+
+
+def _gpus() -> tuple[list[int], str]:
+    """Compute capabilities (times ten) of this machine's GPUs, and what a target lacks that none of them serves."""
+    from qcc.errors import RuntimeFailure
+    from qcc.runtime.device_array import driver
+
+    try:
+        found = driver().capabilities()
+    except RuntimeFailure:
+        return [], "an NVIDIA driver"
+    return found, "such a GPU"

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qcc.commands.terminal import Progress, debug_option, json_option, print_json, quiet_option, table, threads_option
-from qcc.errors import VerificationError
+from qcc.errors import RuntimeFailure, VerificationError
+
+if TYPE_CHECKING:
+    from qcc.runtime import Manifest, Module
 
 
 @click.command(name="verify")
 @click.argument("artifact", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--inputs", "count", type=click.IntRange(1), default=2, show_default=True, help="Random inputs to compare every layer on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
+@click.option("--static", is_flag=True, help="Check files and machine code only: run nothing (for a GPU's library where there is none).")
 @click.option("--layers", "show_layers", is_flag=True, help="List every layer, not only those that differ.")
 @threads_option
 @quiet_option
 @json_option
 @debug_option
-def command(artifact: Path, count: int, seed: int, show_layers: bool, threads: int, quiet: bool, as_json: bool) -> None:
+def command(
+    artifact: Path, count: int, seed: int, static: bool, show_layers: bool, threads: int, quiet: bool, as_json: bool
+) -> None:
     """Check an artifact: its files against their hashes, its machine code for floating-point arithmetic, its golden pair, and every
     layer against the interpreter (integers bit for bit). Ends with exit code 5 if anything differs.
     """
-    report = examine(artifact, count, seed, threads, quiet)
+    report = examine(artifact, 0 if static else count, seed, threads, quiet)
     if as_json and not report["failures"]:
         print_json(report)
     elif not as_json and not quiet:
@@ -38,26 +44,26 @@ def command(artifact: Path, count: int, seed: int, show_layers: bool, threads: i
 
 
 def examine(artifact: Path, count: int, seed: int, threads: int, quiet: bool) -> dict[str, Any]:
-    """Everything that was checked, as plain values.
+    """Everything that was checked, as plain values; nothing is run for a count of 0.
 
     Raises:
         RuntimeFailure: the folder cannot be loaded at all.
         VerificationError: the code or the graph cannot be read.
     """
     from qcc import verification
-    from qcc.runtime import Manifest, load
+    from qcc.runtime import Manifest
 
     manifest = Manifest.read(artifact)
     findings = [*verification.check_files(artifact, manifest)]
     code = verification.check_code(artifact, manifest)
     findings += code.findings
     worst: dict[str, verification.Layer] = {}
-    if not any(finding.where == manifest.library for finding in findings):   # a changed library is not run
+    if count and not any(finding.where == manifest.library for finding in findings):   # a changed library is not run
         graph = verification.load_graph(artifact)
         golden = verification.load_arrays(artifact / verification.GOLDEN_FILE)
         ranges = verification.input_ranges(graph)
         feeds = (verification.random_feeds(manifest, seed + number, ranges) for number in range(count))
-        with load(artifact, threads) as module, Progress(quiet) as progress:
+        with _loaded(artifact, manifest, threads) as module, Progress(quiet) as progress:
             findings += verification.check_golden(module, golden)
             inputs = chain((verification.golden_inputs(manifest, golden),), feeds)
             for given in progress.watch("compare layers", inputs, count + 1):
@@ -76,6 +82,17 @@ def examine(artifact: Path, count: int, seed: int, threads: int, quiet: bool) ->
     }
 
 
+def _loaded(artifact: Path, manifest: Manifest, threads: int) -> Module:
+    from qcc.runtime import load
+
+    try:
+        return load(artifact, threads)
+    except RuntimeFailure as error:
+        if not manifest.sms:
+            raise
+        raise RuntimeFailure(f"{error}; 'qcc verify --static' checks a library's files and machine code where it cannot run") from error
+
+
 def _show(report: dict[str, Any], show_layers: bool) -> None:
     code, layers = report["code"], report["layers"]
     exact = sum(layer["error"] is not None and layer["bound"] == 0.0 for layer in layers)
@@ -88,10 +105,14 @@ def _show(report: dict[str, Any], show_layers: bool) -> None:
     click.echo(f"  files    {report['files']} with their hashes")
     floats = ", ".join(f"{name} ({count})" for name, count in code["float_functions"].items()) or "none"
     click.echo(f"  code     {code['functions']} functions, {code['instructions']} instructions; "
-               f"float arithmetic in declared functions only: {floats}")
+               f"float arithmetic in declared functions only: {floats}" if code["functions"] else
+               "  code     NOT CHECKED: nvdisasm is needed for a GPU's machine code; pip install 'qcc[cuda]'")
     if code["dot_instruction"]:
         click.echo(f"           {code['dot_instruction']}: {code['dot_uses']} uses, in {code['dot_kernels']} of "
                    f"{code['integer_product_kernels']} integer kernels that multiply")
+    if not report["inputs"]:
+        click.echo("  FAILED" if report["failures"] else "  layers   NOT RUN (--static)\nfiles and machine code are as promised")
+        return
     click.echo(f"  layers   {exact} compared bit for bit and {close} float ones within their bounds, "
                f"on the golden and {report['inputs']} random inputs")
     if skipped:

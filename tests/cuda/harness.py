@@ -31,7 +31,7 @@ _KERNEL = re.compile(r'^extern "C" __global__ void (?:__launch_bounds__\([^)]*\)
 _DYNAMIC = re.compile(r"extern __shared__(?: __align__\(\d+\))? (\w+) (\w+)\[\];")
 _STATIC = re.compile(r"(?<!extern )__shared__(?: __align__\(\d+\))? (\w+) (\w+)\[(\d+)\];")
 _OPTIONS = (
-    "-std=c++17", "-O2", "-march=native", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=off",
+    "-std=c++17", "-O1", "-march=native", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=off",
     "-fsanitize=bounds,alignment", "-fsanitize-undefined-trap-on-error", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused",
 )  # fmt: skip
 
