@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def compile(
         bits: of weights and activations, or both as in "w4a8".
         target, input_shapes, name, io, tune: see `Recipe`; these and bits are taken from `recipe` if that is given.
         calibration_data: batches of inputs: an iterable or callable of dicts, tuples or arrays, an object with `get_next()`, a .npz or
-            .npy file, or a folder of them or of images, for which `data_options` say how pixels become numbers.
+            .npy file, or a folder of them or of images, for which `data_options` say how pixels become numbers. None: made from BatchNorms.
         tuning_record: the tuning.json of an artifact, to choose the same kernels again without measuring.
         progress: called with (stage, done, total).
         goal: what `bits="mixed"` shall serve: budgets, or the least cost that keeps the loss.
@@ -65,6 +66,7 @@ def compile(
     from qcc.recipe import Recipe as RecipeType
 
     chosen = recipe or RecipeType(target, name, *_widths(bits, goal), io=io, tune=tune, input_shapes=dict(input_shapes or {}))
+    chosen = replace(chosen, calibration="none") if calibration_data is None else chosen
     batches = None if calibration_data is None else lambda inputs: calibration_batches(calibration_data, inputs, data_options)
     return compile_model(model, batches, chosen, progress or silent, tuning_record, goal=goal)
 

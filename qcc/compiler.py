@@ -68,8 +68,8 @@ def compile_model(
         batches = calibration({name: graph.types[name] for name in graph.inputs}) if callable(calibration) else calibration
         recipe, graph, migration = migrated(graph, batches, recipe, progress)         # scales between layers: the same function
         placement = place(graph, recipe.io == "integer")                              # decide: what becomes integers
-        measured = measure(graph, placement, batches, recipe, progress, calibration_cache)    # measure: the values' ranges
-        network = Network(graph, placement, measured.ranges, batches, recipe)
+        measured = measure(graph, placement, batches, recipe, progress, calibration_cache, imported)    # measure: ranges
+        network = Network(graph, placement, measured.ranges, measured.batches, recipe)
         recipe, quantized, report, rounding = quantize(network, goal, kernels, progress)    # FLOAT -> QDQ: weights by their effect
         integer = to_integer(quantized, placement, recipe.io == "integer")            # QDQ -> INTEGER: dyadic multipliers
         verify(integer)

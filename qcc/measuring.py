@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from qcc.data import Batches as CheckedBatches
 from qcc.errors import DataError
-from qcc.ir import Array, Graph, dump
-from qcc.onnx import FloatRunner
+from qcc.ir import Array, Graph, Pipeline, dump
+from qcc.onnx import FloatRunner, prepare
+from qcc.ops import Clip
 from qcc.passes.calibrate import Batches, Cache, Measurements, Range, collect, is_finite, observed, unfit
 from qcc.passes.quantize import Placement, Precision
+from qcc.passes.simplify import KEEPING_NORMS
+from qcc.passes.synthetic import Synthetic, synthesize
 from qcc.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
+MARGIN = 1.25      # by which ranges are widened that made inputs reached
 FEW = 8            # batches below which ranges are not to be relied on
 
 
@@ -36,28 +41,61 @@ class Measured:
 
 
 def measure(
-    graph: Graph, placement: Placement, calibration: Batches | None, recipe: Recipe, progress: Progress, cache: str | Path | None = None
+    graph: Graph, placement: Placement, calibration: Batches | None, recipe: Recipe, progress: Progress, cache: str | Path | None = None,
+    imported: Graph | None = None,
 ) -> Measured:
     """Ranges of the values that will be encoded.
 
     Args:
         cache: a file that keeps what was measured.
+        imported: the network before it was simplified, whose BatchNorms stand in for data where the recipe says that there are none.
 
     Raises:
         DataError: there are values to encode but no data, data that do not fit the cache, or values that are not finite.
     """
     if not placement.encoded:
         return Measured({}, calibration)
+    made = made_inputs(imported or graph, recipe, progress) if recipe.calibration == "none" else None
+    calibration = calibration if made is None else made.batches
     if calibration is None:
-        raise DataError("no calibration data: expected --calibration-data PATH, a .npz or .npy file, a folder of them, or one of images")
+        raise DataError("no calibration data: expected --calibration-data PATH, a .npz or .npy file, a folder of them, or one of images; "
+                        "or --calibration-data none, which makes do without them and loses some accuracy")
     measured = distributions(graph, placement, calibration, progress, cache)
     precision = precision_of(recipe)
     bits = {name: precision.of_values(group, graph.inputs) for group in placement.ties for name in group}
     seen = {name: measured.seen(name) for name in placement.encoded}
     ranges = {name: observed(seen[name], recipe.observer, bits[name], recipe.percentile) for name in placement.encoded}
-    record = {"data": "given", "batches": len(measured.digests), "digest": measured.digest, "observer": recipe.observer,
-              "notes": notes(graph, measured)}
-    return Measured(ranges, calibration, record)
+    record = {"data": "given", "batches": len(measured.digests), "digest": measured.digest, "observer": recipe.observer}
+    if made is not None:
+        return Measured(widened(graph, ranges), calibration, record | origin(made))
+    return Measured(ranges, calibration, record | {"notes": notes(graph, measured)})
+
+
+def made_inputs(imported: Graph, recipe: Recipe, progress: Progress) -> Synthetic:
+    """Inputs for a network without data."""
+    graph = Pipeline(KEEPING_NORMS)(imported)
+    return synthesize(graph, prepare, recipe.seed, lambda done, total: progress("making inputs", done, total))
+
+
+def origin(made: Synthetic) -> dict[str, Any]:
+    """What the manifest says of inputs that were made, and the sentence for the user."""
+    if not made.statistics:
+        return {"data": "noise", "notes": [
+            "no data: ranges are those of standardized noise propagated through the weights, because the model has no BatchNorm whose "
+            "statistics could be matched; expect to lose accuracy, and give data"]}
+    return {"data": "synthetic", "batchnorms": made.statistics, "steps": made.steps, "distance": [made.before, made.after],
+            "notes": [f"no data: {len(made.batches)} inputs were made that match the statistics of {made.statistics} BatchNorms (from "
+                      f"{made.before:.2f} to {made.after:.2f} deviations, root mean square); expect to lose some accuracy"]}
+
+
+def widened(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Ranges with room for what made inputs do not reach, but none beyond the bounds that a clip sets."""
+    found = {}
+    for name, seen in ranges.items():
+        producer = graph.producers.get(name)
+        lows, highs = (producer.op.low, producer.op.high) if producer is not None and isinstance(producer.op, Clip) else ((-inf,), (inf,))
+        found[name] = Range(max(min(seen.low, MARGIN * seen.low), min(lows)), min(max(seen.high, MARGIN * seen.high), max(highs)))
+    return found
 
 
 def distributions(

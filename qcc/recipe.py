@@ -12,6 +12,7 @@ from typing import Any
 
 from qcc.errors import RecipeError
 
+CALIBRATIONS = ("data", "none")
 OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")
 MIGRATIONS = ("auto", "none", "equalize", "smooth", "shift")
 ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")
@@ -33,6 +34,7 @@ class Recipe:
         weight_bits, activation_bits: width of weights and of values between layers, 2 to 8, stored one per byte.
         weights, activations: other widths, by the name of a layer (of the value that it computes) and by the name of a value.
         weight_granularity: scales of weights: one per output "channel" of a layer, or one per "tensor".
+        calibration: "data", or "none": inputs are made (docs/calibration.md), from this `seed`.
         observer: how ranges are measured: "minmax"; "average" of the batches' extremes; "percentile" of the values seen;
             "entropy", which keeps most information (KL divergence); "mse", the range whose rounding and clipping together err least.
         percentile: share of values inside the range, in percent (both tails together lose the rest).
@@ -54,6 +56,8 @@ class Recipe:
     weight_bits: int = 8
     activation_bits: int = 8
     weight_granularity: str = "channel"
+    calibration: str = "data"
+    seed: int = 0
     observer: str = "minmax"
     percentile: float = 99.999
     migration: str = "none"
@@ -76,6 +80,8 @@ class Recipe:
                 raise RecipeError(f"{name} = {bits} is out of range: expected {WIDTHS[0]} to {WIDTHS[-1]} bits")
         if self.observer not in OBSERVERS:
             raise RecipeError(f"observer {self.observer!r} is unknown: expected one of {', '.join(OBSERVERS)}")
+        if self.calibration not in CALIBRATIONS or self.seed < 0:
+            raise RecipeError(f"calibration {self.calibration!r}, seed {self.seed}: expected {' or '.join(CALIBRATIONS)}, and 0 or more")
         if not 50.0 < self.percentile <= 100.0:
             raise RecipeError(f"percentile {self.percentile} is out of range: expected more than 50 and at most 100")
         if self.migration not in MIGRATIONS:

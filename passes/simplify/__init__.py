@@ -17,7 +17,7 @@ from qcc.passes.simplify.weights import fold_affine
 from qcc.passes.simplify.widen import widen_halves
 from qcc.passes.simplify.windows import fold_padding, merge_clips, name_global_pools
 
-__all__ = ["SIMPLIFY"]
+__all__ = ["KEEPING_NORMS", "SIMPLIFY"]
 
 
 def _pass(run: Callable[[Graph], Graph], numerics: Numerics) -> Pass:
@@ -41,4 +41,10 @@ _FUSION = (
 # What one round brings side by side, the next one joins.
 SIMPLIFY: tuple[Pass, ...] = (
     _pass(widen_halves, Numerics.CLOSE), *_CLEAN, *_FORMS, *_FUSION, *_CLEAN, *_FUSION, *_CLEAN, _pass(canonical_order, Numerics.EXACT),
+)
+
+# For whoever needs the statistics that BatchNorms remember: plain forms of all else.
+KEEPING_NORMS: tuple[Pass, ...] = (
+    _pass(widen_halves, Numerics.CLOSE), *_CLEAN, *(step for step in _FORMS if step.run is not decompose_batchnorm),
+    _pass(fold_padding, Numerics.EXACT), *_CLEAN,
 )

@@ -46,7 +46,7 @@ OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")
 
 
 _RECIPE_OPTIONS = (                 # named as in Recipe
-    "target", "observer", "percentile", "migration", "rounding", "correction", "weight_granularity", "io", "name", "tune")
+    "target", "observer", "percentile", "seed", "migration", "rounding", "correction", "weight_granularity", "io", "name", "tune")
 
 
 @click.command(name="compile")
@@ -55,7 +55,9 @@ _RECIPE_OPTIONS = (                 # named as in Recipe
 @click.option("--target", default="host", show_default=True, help="The machine to compile for; see 'qcc targets'.")
 @click.option("--bits", default="8", show_default=True, help=f"Width of weights and activations: {BITS}.")
 @click.option("--calibration-data", "calibration", type=click.Path(path_type=Path),
-              help="A .npz or .npy file, a folder of them, of pictures, or of test_data_set_* folders.")
+              help="A .npz or .npy file, a folder of them, of pictures, or of test_data_set_* folders; "
+                   "none: inputs are made from what the model's BatchNorms remember.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of inputs that are made.")
 @click.option("--observer", type=click.Choice(OBSERVERS), default="minmax", show_default=True,
               help="How ranges are measured.")
 @click.option("--migration", type=click.Choice(MIGRATIONS), default="none", show_default=True,
@@ -100,7 +102,7 @@ def command(context: click.Context, /, **options: Any) -> None:
     with Progress(options["quiet"]) as progress:
         from qcc.compiler import compile_model
 
-        calibration = None if source is None else lambda inputs: calibration_batches(source, inputs, pixels)
+        calibration = None if source is None or recipe.calibration == "none" else lambda inputs: calibration_batches(source, inputs, pixels)
         record = record_of(options, given, recipe)
         artifact = compile_model(options["model"], calibration, recipe, progress, record, options["cache"], goal)
         manifest = artifact.save(output, options["force"])
@@ -125,6 +127,8 @@ def recipe_of(options: Mapping[str, Any], given: set[str]) -> Recipe:
         mixed = options["bits"] == "mixed"
         changes["weight_bits"], changes["activation_bits"] = (8, 8) if mixed else bit_widths(options["bits"])
         changes |= {"weights": {}, "activations": {}} if mixed else {}
+    if options["calibration"] is not None:
+        changes["calibration"] = "none" if str(options["calibration"]) == "none" else "data"
     if options["input_shapes"]:
         changes["input_shapes"] = {**recipe.input_shapes, **shapes(options["input_shapes"])}
     return replace(recipe, **changes)

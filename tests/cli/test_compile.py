@@ -61,6 +61,57 @@ def test_recipes_replay(qcc: Run, shared: Any, tmp_path: Path) -> None:
     assert (third / "graph.qir").read_bytes() != (first / "graph.qir").read_bytes()
 
 
+def test_without_data(qcc: Run, shared: Any, tmp_path: Path) -> None:
+    refused = qcc("compile", shared.model, "-o", tmp_path / "out")
+    assert refused.exit_code == 2
+    assert "or --calibration-data none" in refused.stderr
+    done = qcc("compile", shared.model, "-o", tmp_path / "out", "--calibration-data", "none", "--seed", "3")
+    assert done.exit_code == 0, done.output
+    assert "note     no data: ranges are those of standardized noise" in done.stdout
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["calibration"]["data"] == "noise"
+    assert 'calibration = "none"\nseed = 3' in (tmp_path / "out" / "recipe.toml").read_text()
+    assert qcc("compile", shared.model, "-o", tmp_path / "again", "--recipe", tmp_path / "out" / "recipe.toml", "-q").exit_code == 0
+    assert (tmp_path / "again" / "graph.qir").read_bytes() == (tmp_path / "out" / "graph.qir").read_bytes()
+
+
+def test_calibration_caches(qcc: Run, shared: Any, tmp_path: Path) -> None:
+    cache = tmp_path / "cache.json"
+    arguments = ("compile", shared.model, "-q", "--force", "--calibration-cache", cache, "--calibration-data")
+    assert qcc(*arguments, shared.data, "-o", tmp_path / "a").exit_code == 0
+    before = cache.read_bytes()
+    assert qcc(*arguments, shared.data, "-o", tmp_path / "b").exit_code == 0
+    assert cache.read_bytes() == before
+    assert (tmp_path / "a" / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
+    np.save(tmp_path / "x.npy", np.zeros((6, 3, 8, 8), np.float32))
+    refused = qcc(*arguments, tmp_path / "x.npy", "-o", tmp_path / "c")
+    assert refused.exit_code == 2
+    assert "cache was made from other data" in refused.stderr
+
+
+def test_poor_data_are_spoken_of(qcc: Run, shared: Any, tmp_path: Path) -> None:
+    for array, note in ((np.zeros((9, 3, 8, 8)), "of 9 calibration batches only 1 differ"),
+                        (np.ones((1, 3, 8, 8)), "come from 1 batch only"),
+                        (np.full((2, 3, 8, 8), 0.5), "calibration data are constant ('image' is 0.5 everywhere)")):
+        np.save(tmp_path / "x.npy", array.astype(np.float32))
+        result = qcc("compile", shared.model, "-o", tmp_path / "out", "--force", "--calibration-data", tmp_path / "x.npy")
+        assert result.exit_code == 0, result.output
+        assert note in result.stdout
+        assert note in (tmp_path / "out" / "manifest.json").read_text()
+
+
+def test_the_node_that_makes_infinities_is_named(qcc: Run, network: Any, tmp_path: Path) -> None:
+    model = network()
+    model.graph.node.append(onnx.helper.make_node("Exp", ["logits"], ["huge"]))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["huge", "huge"], ["y"]))
+    model.graph.output[0].name = "y"
+    onnx.save(model, tmp_path / "huge.onnx")
+    np.save(tmp_path / "x.npy", 1e5 * np.random.default_rng(0).standard_normal((9, 3, 8, 8)).astype(np.float32))
+    result = qcc("compile", tmp_path / "huge.onnx", "-o", tmp_path / "out", "--calibration-data", tmp_path / "x.npy", "--io", "integer")
+    assert result.exit_code == 2
+    assert "node %huge (function): expected finite numbers, got inf" in result.stderr
+
+
 def test_nodes_that_stay_float_are_listed(qcc: Run, network: Any, tmp_path: Path) -> None:
     model = network()
     model.graph.node.append(onnx.helper.make_node("Softmax", ["logits"], ["shares"], axis=1))

@@ -1,0 +1,135 @@
+"""Inputs that are made for networks without data: gradients against differences, and the statistics that are matched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qcc.ir import Array, Graph, GraphBuilder, Stage, TensorType, interpret
+from qcc.ir.types import F32
+from qcc.measuring import measure
+from qcc.onnx import prepare
+from qcc.ops import (
+    Add,
+    AveragePool,
+    BatchNormalization,
+    Clip,
+    Concat,
+    Convolution,
+    Function,
+    MatMul,
+    MaxPool,
+    Multiply,
+    Pad,
+    ReduceMean,
+    Reshape,
+    Subtract,
+    Transpose,
+)
+from qcc.passes.quantize import place
+from qcc.passes.synthetic import synthesize
+from qcc.passes.synthetic.distill import Descent, noise, norms_of
+from qcc.passes.synthetic.gradient import needed, pull_back
+from qcc.recipe import Recipe
+
+
+def many_operators(rng: np.random.Generator) -> Graph:
+    """Every operator that has a rule, in one network; smooth ones where two paths meet."""
+    b = GraphBuilder("many", Stage.FLOAT)
+    x = b.input("x", TensorType(F32, (1, 4, 9, 8)))
+
+    def weights(*shape: int) -> str:
+        return b.constant((0.4 * rng.normal(size=shape)).astype(np.float32), "w")
+
+    y = b.add(Convolution((2, 1), (1, 0, 2, 1), (1, 2), 2), [x, weights(6, 2, 3, 2), weights(6)])
+    y = b.add(BatchNormalization(1e-3), [y, weights(6), weights(6), weights(6), b.constant(rng.uniform(0.5, 2, 6).astype(np.float32), "v")])
+    y = b.add(Clip((-0.7,), (0.9,)), [y])
+    depthwise = b.add(Convolution((1, 1), (1, 1, 1, 1), (1, 1), 6), [y, weights(6, 1, 3, 3)])
+    y = b.add(Multiply(), [b.add(Function("sigmoid"), [depthwise]), y])
+    y = b.add(Subtract(), [b.add(MaxPool((2, 2), (1, 1), (0, 0, 1, 1)), [y]), b.add(AveragePool((3, 3), (1, 1), (1, 1, 1, 1)), [y])])
+    y = b.add(Add(), [y, b.add(ReduceMean((2, 3), True), [depthwise])])
+    y = b.add(Concat(1), [y, b.add(Multiply(), [y, weights(1, 6, 1, 1)]), y])
+    y = b.add(Pad((0, 0, 1, 0), (0, 0, 0, 1), 0.0), [y])
+    y = b.add(Transpose((0, 2, 3, 1)), [y])
+    shape = b.types[y].shape
+    y = b.add(MatMul(), [b.add(Reshape((shape[1], shape[2] * shape[3])), [y]), weights(shape[2] * shape[3], 5)])
+    b.outputs["y"] = y
+    return b.build()
+
+
+def test_gradients_are_those_of_differences(rng: np.random.Generator) -> None:
+    graph = many_operators(rng)
+    (result,), names = graph.outputs.values(), needed(graph)
+    x = rng.normal(size=graph.types["x"].shape).astype(np.float32)
+    seed = rng.normal(size=graph.types[result].shape).astype(np.float32)
+    values = interpret(graph, {"x": x}, keep=frozenset(names))
+    found = pull_back(graph, values, {result: seed})["x"]
+
+    def loss(at: Array) -> float:
+        return float(np.vdot(interpret(graph, {"x": at})["y"].astype(np.float64), seed))
+
+    for _ in range(6):
+        direction = rng.normal(size=x.shape).astype(np.float32)
+        step = np.float32(2e-4)
+        difference = (loss(x + step * direction) - loss(x - step * direction)) / (2 * float(step))
+        assert float(np.vdot(found, direction)) == pytest.approx(difference, rel=0.03, abs=0.05)
+
+
+def small_network(rng: np.random.Generator, norms: bool = True) -> Graph:
+    """Two layers with the statistics of inputs of mean 0.4 and deviation 0.6."""
+    b = GraphBuilder("small", Stage.FLOAT)
+    y, value = b.input("x", TensorType(F32, (1, 3, 16, 16))), (0.4 + 0.6 * rng.normal(size=(32, 3, 16, 16))).astype(np.float32)
+    for inputs, outputs in ((3, 8), (8, 8)):
+        weights = (rng.normal(size=(outputs, inputs, 3, 3)) / np.sqrt(9 * inputs)).astype(np.float32)
+        op = Convolution(pads=(1, 1, 1, 1))
+        value = np.concatenate([op.evaluate(one[None], weights)[0] for one in value])
+        y = b.add(op, [y, b.constant(weights, "w")])
+        if norms:
+            mean, variance = value.mean(axis=(0, 2, 3)), value.var(axis=(0, 2, 3))
+            parameters = [np.ones(outputs, np.float32), np.zeros(outputs, np.float32), mean, variance]
+            y = b.add(BatchNormalization(1e-5), [y, *(b.constant(array, "norm") for array in parameters)])
+            value = BatchNormalization(1e-5).evaluate(value, *parameters)[0]
+        y, value = b.add(Clip((0.0,), (np.inf,)), [y]), np.maximum(value, 0)
+    b.outputs["y"] = y
+    return b.build()
+
+
+def test_made_inputs_match_the_statistics(rng: np.random.Generator) -> None:
+    graph = small_network(rng)
+    seen: list[tuple[int, int]] = []
+    made = synthesize(graph, prepare, 3, lambda done, total: seen.append((done, total)))
+    assert made.statistics == 2
+    assert made.after < 0.5 * made.before
+    assert made.after < 0.15
+    assert seen[-1][0] == seen[-1][1] == made.steps
+    norms = norms_of(graph)
+    loss = Descent(graph, norms, prepare(graph, [norm.value for norm in norms]), []).measured(made.batches[::2])[0]
+    assert np.sqrt(loss) == pytest.approx(made.after, rel=1e-3)
+    again = synthesize(graph, prepare, 3)
+    assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(made.batches, again.batches, strict=True))
+    assert not np.array_equal(synthesize(graph, prepare, 4).batches[0]["x"], made.batches[0]["x"])
+
+
+def test_noise_is_standardized_and_smooth() -> None:
+    picture = noise({"x": TensorType(F32, (1, 3, 32, 32))}, 0, 0)["x"]
+    assert picture.mean() == pytest.approx(0.0, abs=1e-4)
+    assert picture.std() == pytest.approx(1.0, abs=1e-3)
+    assert np.square(np.diff(picture, axis=3)).mean() < 0.7
+
+
+def test_the_manifest_says_what_was_made(rng: np.random.Generator) -> None:
+    recipe = Recipe(calibration="none")
+    for norms, kind, words in ((True, "synthetic", "match the statistics of 2 BatchNorms"), (False, "noise", "the model has no BatchNorm")):
+        graph = small_network(rng, norms)
+        measured = measure(graph, place(graph), None, recipe, lambda *_: None, None, graph)
+        assert measured.record["data"] == kind
+        assert words in measured.record["notes"][0]
+        assert measured.batches is not None
+
+
+def test_clips_bound_what_is_widened(rng: np.random.Generator) -> None:
+    graph = small_network(rng, False)
+    measured = measure(graph, place(graph), None, Recipe(calibration="none"), lambda *_: None, None, graph)
+    (result,) = graph.outputs.values()
+    assert measured.ranges[result].low == 0.0
+    assert measured.ranges["x"].low < 0 < measured.ranges["x"].high
