@@ -27,7 +27,7 @@ from qcc.codegen.target import Target
 from qcc.codegen.tuning import FILE_NAME as TUNING_FILE
 from qcc.errors import CodegenError, OutputError
 from qcc.ir.types import Array
-from qcc.runtime.manifest import FILE_NAME, ArgumentRecord, Manifest, PortRecord, StepRecord, file_hash
+from qcc.runtime.manifest import FILE_NAME, ArgumentRecord, Manifest, PortRecord, StepRecord, VariantRecord, file_hash
 
 MIXED_FILE = "mixed.json"
 MIGRATION_FILE = "migration.json"
@@ -181,7 +181,7 @@ def _build_libraries(program: Program, target: Target, source: Source, objects: 
     for number, path in enumerate(() if target.is_gpu else objects):
         members.append(f"kernels{number}.o")
         shutil.copyfile(path, work / members[-1])
-    link.merge_objects(tools, work, members, exported_names(name, target.is_gpu), f"{name}.o")
+    link.merge_objects(tools, work, members, exported_names(name, target.is_gpu, bool(program.variants)), f"{name}.o")
     link.make_static(tools, work, f"{name}.o", f"artifact/lib{name}.a")
     link.make_shared(tools, work, f"{name}.o", f"lib{name}.so")
     (work / f"lib{name}.so").rename(work / "artifact" / f"lib{name}.so")
@@ -248,8 +248,14 @@ def _step_record(step: Step, symbol: str) -> StepRecord:
     return StepRecord(step.node, symbol, step.kernel.tasks, step.kernel.macs, arguments, step.scratch)
 
 
-def _manifest(program: Program, target: Target, texts: ArtifactTexts, digest: str) -> Manifest:
+def _step_records(program: Program) -> tuple[StepRecord, ...]:
     kernels = program.kernels
+    return tuple(_step_record(step, kernels[step.kernel]) for step in program.steps)
+
+
+def _manifest(program: Program, target: Target, texts: ArtifactTexts, digest: str) -> Manifest:
+    variants = [VariantRecord(part_target.name, part_target.features, _step_records(part))
+                for part, part_target in zip(program.variants, target.parts, strict=False)]
     return Manifest(
         name=program.name,
         target=target.name,
@@ -264,12 +270,13 @@ def _manifest(program: Program, target: Target, texts: ArtifactTexts, digest: st
         constants_bytes=len(program.constants),
         inputs=tuple(map(_port_record, program.inputs)),
         outputs=tuple(map(_port_record, program.outputs)),
-        steps=tuple(_step_record(step, kernels[step.kernel]) for step in program.steps),
+        steps=_step_records(program),
         layers=tuple(texts.layers),
         proofs=tuple(texts.proofs),
         output_bounds=dict(texts.output_bounds),
         model=texts.model,
         calibration=texts.calibration,
         rounding={name: dict(how) for name, how in texts.rounding.items()},
+        variants=tuple(variants),
         versions=dict(texts.versions),
     )

@@ -90,7 +90,7 @@ __asm__(".pushsection .rodata.{symbol}, \\"a\\"\\n"
 
 def _step(program: Program, number: int, step: Step, symbol: str) -> str:
     arguments = "".join(f"{_pointer(program, address)}, " for address in step.arguments)
-    return f"""static int32_t step_{number}(const void *data, int32_t begin, int32_t end) {{
+    return f"""static int32_t step_{program.variant}{number}(const void *data, int32_t begin, int32_t end) {{
     const struct qcc_engine *engine = data;
     (void)engine;
     return {symbol}({arguments}begin, end);
@@ -101,10 +101,10 @@ def _steps(program: Program) -> str:
     kernels = program.kernels
     functions = [_step(program, number, step, kernels[step.kernel]) for number, step in enumerate(program.steps)]
     rows = [
-        f"    {{step_{number}, {quoted(step.node)}, {step.kernel.tasks}, {useful_threads(step.kernel)}}},"
+        f"    {{step_{program.variant}{number}, {quoted(step.node)}, {step.kernel.tasks}, {useful_threads(step.kernel)}}},"
         for number, step in enumerate(program.steps)
     ]
-    table = "\n".join(["static const struct qcc_engine_step steps[] = {", *rows, "    {NULL, NULL, 0, 0},", "};"])
+    table = "\n".join([f"static const struct qcc_engine_step {program.variant}steps[] = {{", *rows, "    {NULL, NULL, 0, 0},", "};"])
     return "\n\n".join([*functions, table])
 
 
@@ -145,12 +145,13 @@ def port_tables(program: Program, golden: Mapping[str, tuple[Golden, int]], kind
 
 
 def _model(program: Program, target: Target) -> str:
-    features = ", ".join(quoted(feature) for feature in (*target.features, ""))
-    return f"""static const char *const features[] = {{{features}}};
-static const struct qcc_engine_model model = {{
+    features, variant = ", ".join(quoted(feature) for feature in (*target.features, "")), program.variant
+    return f"""static const char *const {variant}features[] = {{{features}}};
+static const struct qcc_engine_model {variant}model = {{
     .name = {quoted(program.name)},
-    .features = features,
-    .steps = steps,
+    .target = {quoted(target.name)},
+    .features = {variant}features,
+    .steps = {variant}steps,
     .inputs = input_ports,
     .outputs = output_ports,
     .constants = {program.name}_constants,
@@ -164,7 +165,7 @@ static const struct qcc_engine_model model = {{
 }};"""
 
 
-FUNCTIONS = """struct NAME_context {
+_FUNCTIONS = """struct NAME_context {
     struct qcc_engine engine;
 };
 _Static_assert(sizeof(struct NAME_context) <= NAME_CONTEXT_BYTES, "the header promises a context of this size");
@@ -172,31 +173,31 @@ _Static_assert(NAME_SELFTEST_FAILED == (int)QCC_ENGINE_SELFTEST_FAILED && NAME_B
 
 /* Why the last NAME_init of this thread failed: there is no context that could keep it. */
 static _Thread_local char init_text[QCC_ENGINE_TEXT];
-
+@CHOICE@
 int32_t NAME_abi_version(void) { return NAME_ABI_VERSION; }
 const char *NAME_digest(void) { return "@DIGEST@"; }
-size_t NAME_arena_bytes(void) { return model.arena_bytes; }
+size_t NAME_arena_bytes(void) { return FIRST.arena_bytes; }
 size_t NAME_context_bytes(void) { return NAME_CONTEXT_BYTES; }
-int32_t NAME_inputs(void) { return model.input_count; }
-int32_t NAME_outputs(void) { return model.output_count; }
-const NAME_tensor *NAME_input(int32_t i) { return i >= 0 && i < model.input_count ? &input_tensors[i] : NULL; }
-const NAME_tensor *NAME_output(int32_t i) { return i >= 0 && i < model.output_count ? &output_tensors[i] : NULL; }
-int32_t NAME_steps(void) { return model.step_count; }
-const char *NAME_step_name(int32_t i) { return i >= 0 && i < model.step_count ? steps[i].node : NULL; }
+int32_t NAME_inputs(void) { return FIRST.input_count; }
+int32_t NAME_outputs(void) { return FIRST.output_count; }
+const NAME_tensor *NAME_input(int32_t i) { return i >= 0 && i < FIRST.input_count ? &input_tensors[i] : NULL; }
+const NAME_tensor *NAME_output(int32_t i) { return i >= 0 && i < FIRST.output_count ? &output_tensors[i] : NULL; }
+int32_t NAME_steps(void) { return FIRST.step_count; }
+const char *NAME_step_name(int32_t i) { return i >= 0 && i < FIRST.step_count ? FIRST.steps[i].node : NULL; }
 
 int NAME_init(NAME_context **context, void *storage, void *arena, int32_t threads) {
     struct qcc_engine *engine;
-    int status = qcc_engine_init(&engine, &model, storage, arena, threads, init_text);
+    int status = qcc_engine_init(&engine, CHOSEN, storage, arena, threads, init_text);
     *context = (NAME_context *)engine;
     return status;
 }
 
 int NAME_run(NAME_context *context, const void *const *inputs, void *const *outputs) {
-    return qcc_engine_run(&context->engine, inputs, outputs, 0, model.step_count, NULL);
+    return qcc_engine_run(&context->engine, inputs, outputs, 0, FIRST.step_count, NULL);
 }
 
 int NAME_run_profiled(NAME_context *context, const void *const *inputs, void *const *outputs, uint64_t *nanoseconds) {
-    return qcc_engine_run(&context->engine, inputs, outputs, 0, model.step_count, nanoseconds);
+    return qcc_engine_run(&context->engine, inputs, outputs, 0, FIRST.step_count, nanoseconds);
 }
 
 int NAME_run_steps(NAME_context *context, const void *const *inputs, void *const *outputs, int32_t first, int32_t last) {
@@ -208,6 +209,39 @@ const char *NAME_error(const NAME_context *context) { return context != NULL ? c
 int NAME_selftest(NAME_context *context) { return qcc_engine_selftest(&context->engine); }
 void NAME_close(NAME_context *context) { qcc_engine_close((struct qcc_engine *)context); }
 """
+
+_CHOICE = """
+/* Best first. */
+static const struct qcc_engine_model *const models[] = {MODELS_LIST};
+enum { MODELS = sizeof models / sizeof *models };
+
+/* One more than the number of the model that NAME_select asked for; 0: the best one for this CPU. */
+static _Atomic int32_t selected;
+
+const char *NAME_variant(const NAME_context *context) { return context->engine.model->target; }
+
+int NAME_select(const char *target) {
+    int32_t number = 0;
+    while (target != NULL && number < MODELS && strcmp(target, models[number]->target) != 0) ++number;
+    if (number == MODELS)
+        return qcc_engine_fail(init_text, QCC_ENGINE_BAD_ARGUMENT, "%s: has no kernels for %s", FIRST.name, target);
+    atomic_store(&selected, target == NULL ? 0 : number + 1);
+    return QCC_ENGINE_OK;
+}
+
+static const struct qcc_engine_model *chosen(void) {
+    int32_t number = atomic_load(&selected);
+    return number != 0 ? models[number - 1] : qcc_engine_choose(models, MODELS);
+}
+"""
+
+
+def functions(program: Program, digest: str) -> str:
+    """The exported functions; a library with several targets' kernels has two more."""
+    fat = bool(program.variants)
+    text = _FUNCTIONS.replace("@CHOICE@", _CHOICE if fat else "").replace("CHOSEN", "chosen()" if fat else "&FIRST")
+    text = text.replace("MODELS_LIST", ", ".join(f"&{part.variant}model" for part in program.parts))
+    return text.replace("FIRST", f"{program.variant}model").replace("NAME", program.name).replace("@DIGEST@", digest)
 
 
 def place_golden(golden: Mapping[str, Golden]) -> tuple[bytes, dict[str, tuple[Golden, int]]]:
@@ -227,19 +261,20 @@ def library_source(program: Program, target: Target, golden: Mapping[str, Golden
         golden: by "input.NAME" and "output.NAME", for every port.
         digest: text that the library returns from NAME_digest().
     """
-    check(program)
+    for part in program.parts:
+        check(part)
     name, (arrays, placed) = program.name, place_golden(golden)
     parts = [
         f'#include "{name}.h"\n\n#include "qcc_engine.h"\n#include "qcc_selftest.h"',
-        _kernels(program),
+        *map(_kernels, program.parts),
         blob(f"{name}_constants", CONSTANTS_FILE),
         blob(f"{name}_golden", GOLDEN_FILE),
-        _steps(program),
+        *map(_steps, program.parts),
         port_tables(program, placed, "input", program.inputs),
         port_tables(program, placed, "output", program.outputs),
         descriptors(program, "input", program.inputs),
         descriptors(program, "output", program.outputs),
-        _model(program, target),
-        FUNCTIONS.replace("NAME", name).replace("@DIGEST@", digest),
+        *(_model(part, part_target) for part, part_target in zip(program.parts, target.parts, strict=True)),
+        functions(program, digest),
     ]
     return Source("\n\n".join(parts), {CONSTANTS_FILE: program.constants, GOLDEN_FILE: arrays})

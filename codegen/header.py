@@ -45,13 +45,14 @@ def quoted(text: str) -> str:
     return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
 
 
-def exported_names(name: str, is_gpu: bool = False) -> tuple[str, ...]:
-    """The symbols that a library exports; everything else is local to it."""
+def exported_names(name: str, is_gpu: bool = False, fat: bool = False) -> tuple[str, ...]:
+    """The symbols that a library exports, for GPUs or with the kernels of several targets; everything else is local to it."""
     functions = (
         "abi_version arena arena_bytes close context_bytes digest error init input inputs output outputs run run_profiled run_steps "
         "selftest step_name steps"
     )
-    return tuple(f"{name}_{function}" for function in (*functions.split(), *(cuda_header.NAMES if is_gpu else ())))
+    more = (*(cuda_header.NAMES if is_gpu else ()), *(("select", "variant") if fat else ()))
+    return tuple(f"{name}_{function}" for function in (*functions.split(), *more))
 
 
 def _port_macros(name: str, kind: str, number: int, port: Port) -> list[str]:
@@ -185,8 +186,16 @@ NAME_API void NAME_close(NAME_context *context);
 """
 
 
+_VARIANTS = """
+/* The library has kernels for several kinds of CPU and NAME_init takes the best ones that this CPU runs. NAME_variant names those of a
+ * context; NAME_select makes later calls of NAME_init take others (NULL: the best again), NAME_BAD_ARGUMENT if there are none. */
+NAME_API const char *NAME_variant(const NAME_context *context);
+NAME_API int NAME_select(const char *target);
+"""
+
+
 def header(program: Program, arena: int, is_gpu: bool = False) -> str:
     """The text of NAME.h for an arena of `arena` bytes."""
     name = check_name(program.name)
-    text = _TEXT.replace("@MORE@", cuda_header.DECLARATIONS if is_gpu else "")
+    text = _TEXT.replace("@MORE@", cuda_header.DECLARATIONS if is_gpu else _VARIANTS if program.variants else "")
     return text.replace("NAME", name).replace("@MACROS@", _macros(program, arena))

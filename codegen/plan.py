@@ -41,7 +41,8 @@ class ConstantPool:
 
 
 def plan(
-    graph: Graph, target: Target, name: str, islands: Mapping[str, Island] | None = None, tuned: Callable[[Any], Any] = unchanged
+    graph: Graph, target: Target, name: str, islands: Mapping[str, Island] | None = None, tuned: Callable[[Any], Any] = unchanged,
+    pool: ConstantPool | None = None,
 ) -> Program:
     """Choose kernels, lay out memory and constants.
 
@@ -49,6 +50,7 @@ def plan(
         name: C identifier of the library.
         islands: the float nodes, lowered (`floats.make_islands`).
         tuned: exchanges a planned kernel for one that computes the same faster.
+        pool: where constants of other programs are already.
     """
     groups, families, mover = group(graph), families_for(target), mover_for(target)
     family = {entry.outputs[0]: choose(families, graph, entry) for entry in groups}
@@ -62,7 +64,7 @@ def plan(
     lifetimes = _lifetimes(calls, roots)
     arena = plan_arena(list(lifetimes.values()))
     offsets = dict(zip(lifetimes, arena.offsets, strict=True))
-    pool = ConstantPool()
+    pool = ConstantPool() if pool is None else pool
     steps = tuple(_step(number, call, pool, roots, offsets) for number, call in enumerate(calls))
     inputs = tuple(Port(n, graph.types[n]) for n in graph.inputs)
     outputs = tuple(Port(port, graph.types[value]) for port, value in graph.outputs.items())

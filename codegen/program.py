@@ -63,9 +63,16 @@ class Program:
     constants: bytes
     arena_bytes: int
     arena_lower_bound: int   # largest sum of bytes alive at one step: no plan can need less
+    variant: str = ""        # marks the kernels' symbols where a library has the kernels of several targets
+    variants: tuple[Program, ...] = ()    # the same network for each of them, the first of which this program is; constants are shared
+
+    @property
+    def parts(self) -> tuple[Program, ...]:
+        """The programs that a library is made of: the variants, or this one alone."""
+        return self.variants or (self,)
 
     @property
     def kernels(self) -> dict[Kernel, str]:
         """Each distinct kernel and its symbol, in order of first use."""
         distinct = dict.fromkeys(step.kernel for step in self.steps)
-        return {kernel: f"{self.name}_k{number}" for number, kernel in enumerate(distinct)}
+        return {kernel: f"{self.name}_{self.variant}k{number}" for number, kernel in enumerate(distinct)}

@@ -24,6 +24,8 @@ class Target:
             "sdot" or "neon" on ARM, "mma" on GPUs.
         sms: of a GPU, the compute capabilities (times ten) that get machine code, ascending; empty for a CPU. The other fields but
             `name` and `dot` describe the host code then.
+        variants: names of the targets, best first, whose kernels are all in the library; it takes those that the CPU can run. The other
+            fields are those of the last of them, but for `name`.
         core: the CPU core whose figures choose the tiles (key of codegen/arm/tiles.CORES); empty where there is but one table.
     """
 
@@ -36,6 +38,12 @@ class Target:
     dot: str
     sms: tuple[int, ...] = ()
     core: str = ""
+    variants: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Target, ...]:
+        """The targets that kernels are compiled for: the variants, or the target itself."""
+        return tuple(TARGETS[name] for name in self.variants) or (self,)
 
     @property
     def is_gpu(self) -> bool:
@@ -98,6 +106,19 @@ def _gpu(name: str, sms: tuple[int, ...]) -> Target:
 
 
 GPU_TARGETS = {target.name: target for target in (_gpu("cuda", _SMS), *(_gpu(f"cuda:sm_{sm}", (sm,)) for sm in _SMS))}
+
+
+def _fat(name: str, *variants: str) -> Target:
+    return replace(TARGETS[variants[-1]], name=name, variants=variants)
+
+
+FAT_TARGETS = {
+    target.name: target
+    for target in (
+        _fat("x86-64", "x86-64-avx512vnni", "x86-64-avxvnni", "x86-64-avx2"),
+        _fat("aarch64", "aarch64-i8mm", "aarch64-dotprod", "aarch64-neon"),
+    )
+}
 CORES = ("cortex-a55", "cortex-a72", "cortex-a76", "neoverse-n1", "neoverse-v1", "cortex-a510", "neoverse-n2")
 ALIASES = {"x86": "x86-64-avx512vnni", "arm": "aarch64-dotprod"}
 
@@ -132,7 +153,7 @@ def find_target(name: str) -> Target:
             raise UnknownTarget("target 'host': this machine's CPU runs none of " + ", ".join(TARGETS) + "; name a target to cross-compile")
         return fitting[0]
     name = ALIASES.get(name, name)
-    known = TARGETS | GPU_TARGETS
+    known = TARGETS | FAT_TARGETS | GPU_TARGETS
     if name not in known:
         near = get_close_matches(name, [*known, *ALIASES, "host"], 1, 0.3)
         hint = f"; did you mean {near[0]!r}?" if near else ""

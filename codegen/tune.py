@@ -6,6 +6,7 @@ before is not measured again. How candidates are timed is in tuning_clock.py, ho
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,13 @@ class Tuner:
         if record is not None:
             tuning = load_tuning(record, target)
             return Tuner(tuning.level, target, tuning)
+        if level != "none" and target.variants:
+            raise UsageError(f"--tune {level}: target {target.name} has kernels for {', '.join(target.variants)}, but a record is for one "
+                             "target: tune for one of them, or take --tune none")
+        if level != "none" and target.architecture != platform.machine():
+            raise UsageError(
+                f"--tune {level} measures kernels, but those for {target.name} are cross-compiled here: a machine of {platform.machine()} "
+                "cannot run them; tune on such a machine and replay the record here with --tuning-record FILE, or take --tune none")
         missing = sorted(set(target.features) - host_features())
         if level != "none" and missing:
             raise UsageError(

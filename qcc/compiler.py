@@ -11,10 +11,9 @@ from typing import Any
 
 from qcc import golden
 from qcc.artifact import Artifact
-from qcc.codegen.cuda.toolchain import buildable, machine_code
-from qcc.codegen.floats import make_islands
+from qcc.codegen.build import build
+from qcc.codegen.cuda.toolchain import buildable
 from qcc.codegen.header import check_name, is_keyword
-from qcc.codegen.plan import plan
 from qcc.codegen.target import find_target
 from qcc.codegen.tune import Tuner
 from qcc.codegen.worker import KernelCompiler
@@ -74,14 +73,10 @@ def compile_model(
         integer = to_integer(quantized, placement, recipe.io == "integer")            # QDQ -> INTEGER: dyadic multipliers
         verify(integer)
         bounds = prove(integer)                                                       # no integer can overflow
-        islands = make_islands(integer, kernels, export_node)                         # float nodes, through TVM's front end
-        program = plan(integer, target, recipe.name, islands)                         # kernels, memory, constants
-        tuning = tuner.run(program, kernels, progress)                                # measure: which tiles are fastest
-        program = program if tuning is None else plan(integer, target, recipe.name, islands, tuning.apply)
-        files = kernels.compile(program.kernels, Path(folder), lambda done, total: progress("kernels", done, total))
-        objects = machine_code(files, target, Path(folder), progress)                 # TIR -> LLVM (in the children) or CUDA C
-        texts = golden.texts(integer, program, recipe, measured, bounds, graph_digest(imported), tuning, report, rounding, migration)
-    return Artifact(recipe, target, graph, quantized, integer, program, objects, texts, summarize(integer, program))
+        built = build(integer, target, recipe.name, kernels, export_node, tuner, Path(folder), progress)    # kernels, memory, code
+        texts = golden.texts(integer, built.program, recipe, measured, bounds, graph_digest(imported), built.tuning, report, rounding,
+                             migration)
+    return Artifact(recipe, target, graph, quantized, integer, built.program, built.objects, texts, summarize(integer, built.program))
 
 
 def quantize(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from qcc.errors import VerificationError
 _TYPES = r"(?:ps|pd|ss|sd|ph|sh|bf16)"
 _WORDS = ("add|sub|mul|div|sqrt|min|max|cmp\\w*|hadd|hsub|addsub|dp|rcp(?:14|28)?|rsqrt(?:14|28)?|round|rndscale|scalef|getexp|"
           "getmant|fixupimm|range|reduce|fpclass|exp2|dpbf16|u?comi")
+_FLOAT_ARM = re.compile(r"f(?!mov|csel)\w+|[su]cvtf|bf(?:cvt|dot|ml|mm)\w*")
 _FLOAT_X86 = re.compile(rf"v?(?:{_WORDS}){_TYPES}|vf\w*(?:add|sub|mul)\w*{_TYPES}|v?cvt\w+|f(?!xsave|xrstor|emms|wait|nop)\w+")
 _BYTES_SHOWN = 8
 
@@ -40,6 +41,7 @@ class Function:
         name: of the symbol; empty for code that no symbol covers (padding, and functions whose names were removed).
         instructions: how often each mnemonic occurs, "zmm" or "ymm" added where it works on such registers: "vpdpbusd zmm".
         floats: the floating-point arithmetic among them.
+        looped: how often each mnemonic occurs in loops that have no loop inside.
     """
 
     name: str
@@ -47,13 +49,14 @@ class Function:
     size: int
     instructions: Mapping[str, int]
     floats: tuple[Instruction, ...]
+    looped: Mapping[str, int] = field(default_factory=dict)
 
 
 def functions(library: Path) -> tuple[Function, ...]:
     """All code of a shared library, in order.
 
     Raises:
-        VerificationError: not an ELF library for x86-64, without symbols, or with bytes in its code that are no instructions.
+        VerificationError: not an ELF library for x86-64 or 64-bit ARM, without symbols, or with bytes in its code that are no instructions.
     """
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
@@ -61,18 +64,19 @@ def functions(library: Path) -> tuple[Function, ...]:
     try:
         with library.open("rb") as file:
             elf = ELFFile(file)
-            if elf["e_machine"] != "EM_X86_64":
-                raise VerificationError(f"{library}: expected code for EM_X86_64, got {elf['e_machine']}; disassembly knows x86-64 only")
+            machine = elf["e_machine"]
+            if machine not in MACHINES:
+                raise VerificationError(f"{library}: expected code for {' or '.join(MACHINES)}, got {machine}")
             symbols = _symbols(library, elf)
             sections = [(section["sh_addr"], section.data()) for section in elf.iter_sections() if _is_code(section)]
     except (OSError, ELFError) as error:
         raise VerificationError(f"{library}: cannot be read as an ELF library: {error}") from error
-    return tuple(function for start, code in sections for function in _section(library, start, code, symbols))
+    return tuple(function for start, code in sections for function in _section(MACHINES[machine], library, start, code, symbols))
 
 
-def is_float_arithmetic(mnemonic: str) -> bool:
-    """Whether an x86 instruction computes with, compares, rounds or converts floating-point numbers."""
-    return _FLOAT_X86.fullmatch(mnemonic) is not None
+def is_float_arithmetic(mnemonic: str, machine: str = "EM_X86_64") -> bool:
+    """Whether an instruction computes with, compares, rounds or converts floating-point numbers."""
+    return MACHINES[machine].floats.fullmatch(mnemonic) is not None
 
 
 def _is_code(section: Any) -> bool:
@@ -92,41 +96,74 @@ def _symbols(library: Path, elf: Any) -> dict[int, tuple[str, int]]:
     }
 
 
-def _section(library: Path, start: int, code: bytes, symbols: Mapping[int, tuple[str, int]]) -> Iterator[Function]:
+def _section(machine: Machine, library: Path, start: int, code: bytes, symbols: Mapping[int, tuple[str, int]]) -> Iterator[Function]:
     place, end = start, start + len(code)
     for address in sorted(a for a in symbols if start <= a < end):
         name, size = symbols[address]
         if address > place:
-            yield _function(library, "", place, code[place - start:address - start])
+            yield _function(machine, library, "", place, code[place - start:address - start])
         if address >= place:  # else: a second name of the function before
-            yield _function(library, name, address, code[address - start:address - start + size])
+            yield _function(machine, library, name, address, code[address - start:address - start + size])
             place = address + size
     if place < end:
-        yield _function(library, "", place, code[place - start:])
+        yield _function(machine, library, "", place, code[place - start:])
 
 
-def _function(library: Path, name: str, address: int, code: bytes) -> Function:
+def _function(machine: Machine, library: Path, name: str, address: int, code: bytes) -> Function:
     counts: Counter[str] = Counter()
-    floats = []
-    for instruction in _decode(library, name, address, code):
+    instructions = list(_decode(machine, library, name, address, code))
+    for instruction in instructions:
         width = next((register for register in ("zmm", "ymm") if register in instruction.operands), "")
         counts[f"{instruction.mnemonic} {width}".rstrip()] += 1
-        if is_float_arithmetic(instruction.mnemonic):
-            floats.append(instruction)
-    return Function(name, address, len(code), counts, tuple(floats))
+    floats = tuple(instruction for instruction in instructions if machine.floats.fullmatch(instruction.mnemonic))
+    return Function(name, address, len(code), counts, floats, _looped(machine, instructions) if name else {})
 
 
-def _decode(library: Path, name: str, address: int, code: bytes) -> Iterator[Instruction]:
+def _looped(machine: Machine, instructions: Sequence[Instruction]) -> Counter[str]:
+    return Counter(instructions[number].mnemonic for number in innermost(machine, instructions))
+
+
+def innermost(machine: Machine, instructions: Sequence[Instruction]) -> set[int]:
+    """The numbers of the instructions in natural loops that hold no other loop: a jump back to an instruction that dominates it, and what
+    leads there from it."""
+    import networkx as nx
+
+    flow = nx.DiGraph([(0, 0)])
+    places = {instruction.address: number for number, instruction in enumerate(instructions)}
+    for number, instruction in enumerate(instructions):
+        target = instruction.operands.rpartition(" ")[2].lstrip("#")
+        if machine.branches.fullmatch(instruction.mnemonic) and target[:1].isdigit() and int(target, 0) in places:
+            flow.add_edge(number, places[int(target, 0)])
+        if number + 1 < len(instructions) and not machine.ends.fullmatch(instruction.mnemonic):
+            flow.add_edge(number, number + 1)
+    flow.remove_edge(0, 0)
+    above = {**nx.immediate_dominators(flow, 0), 0: 0}
+    loops: dict[int, set[int]] = {}
+    for source, header in flow.edges:
+        if source in above and _dominates(above, header, source):
+            inside = flow.reverse(copy=False).subgraph(set(above) - {header}) if source != header else None
+            body = {source, header} if inside is None else {header} | nx.descendants(inside, source) | {source}
+            loops[header] = loops.get(header, set()) | body
+    return {number for header, body in loops.items() if not any(other in body for other in loops if other != header) for number in body}
+
+
+def _dominates(above: Mapping[int, int], header: int, place: int) -> bool:
+    while place != header and above[place] != place:
+        place = above[place]
+    return place == header
+
+
+def _decode(machine: Machine, library: Path, name: str, address: int, code: bytes) -> Iterator[Instruction]:
     import capstone
 
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    decoder = capstone.Cs(getattr(capstone, machine.decoder), machine.mode)
     place = 0
     while place < len(code):
         for at, size, mnemonic, operands in decoder.disasm_lite(code[place:], address + place):
             yield Instruction(at, mnemonic, operands)
             place = at - address + size
         if place < len(code):
-            size, instruction = _avx_vnni(decoder, code[place:place + 15], address + place)
+            size, instruction = machine.others(decoder, code[place:place + 15], address + place)
             if not size and not name and not any(code[place:]):
                 return  # the end of a section is filled with zeros
             if not size:
@@ -148,3 +185,33 @@ def _avx_vnni(decoder: Any, code: bytes, address: int) -> tuple[int, Instruction
         for at, size, _, operands in decoder.disasm_lite(code[:3] + b"\x04" + code[4:], address, 1):
             return size, Instruction(at, _AVX_VNNI[code[3]], operands)
     return 0, Instruction(address, "", "")
+
+
+def _nothing(decoder: Any, code: bytes, address: int) -> tuple[int, Instruction]:
+    """The decoder knows all."""
+    return 0, Instruction(address, "", "")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How the code of one architecture is read.
+
+    Attributes:
+        decoder, mode: of the disassembler: the name of the architecture, and its mode.
+        floats: mnemonics of floating-point arithmetic.
+        branches, ends: mnemonics of jumps within a function, and of those behind which it does not go on.
+        others: decodes what the disassembler does not know.
+    """
+
+    decoder: str
+    mode: int
+    floats: re.Pattern[str]
+    branches: re.Pattern[str]
+    ends: re.Pattern[str]
+    others: Callable[[Any, bytes, int], tuple[int, Instruction]]
+
+
+MACHINES = {
+    "EM_X86_64": Machine("CS_ARCH_X86", 1 << 3, _FLOAT_X86, re.compile(r"j\w+|loop"), re.compile(r"jmp|ret|ud2"), _avx_vnni),
+    "EM_AARCH64": Machine("CS_ARCH_ARM64", 0, _FLOAT_ARM, re.compile(r"b(?:\.\w+)?|cbn?z|tbn?z"), re.compile("br?|ret"), _nothing),
+}

@@ -27,7 +27,10 @@ from qcc.sass import disassemble, find_disassembler, images
 
 GRAPH_FILE, CONSTANTS_FILE, GOLDEN_FILE = "graph.qir", "constants.npz", "golden.npz"
 FLOAT_BOUND = 1e-3
-_DOT_INSTRUCTIONS = {"vnni512": "vpdpbusd", "vnni256": "vpdpbusd", "madd256": "vpmaddwd"}
+# A kernel of a dense layer has one of these in its innermost loops; others may do without.
+_DOT_INSTRUCTIONS = {"vnni512": ("vpdpbusd",), "vnni256": ("vpdpbusd",), "madd256": ("vpmaddwd",),
+                     "smmla": ("usmmla", "usdot", "sudot"), "sdot": ("sdot",), "neon": ("smull", "smlal")}
+_DENSE = ("DenseKernel", "NeonDenseKernel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +107,31 @@ def check_code(folder: Path, manifest: Manifest) -> Code:
     from qcc.codegen.target import find_target
 
     found = functions(folder / manifest.library)
-    kernels = {step.kernel: any(argument.dtype[0] == "f" for argument in step.arguments) for step in manifest.steps}
+    variants = {variant.target: variant.steps for variant in manifest.variants} or {manifest.target: manifest.steps}
+    steps = [step for own in variants.values() for step in own]
+    kernels = {step.kernel: any(argument.dtype[0] == "f" for argument in step.arguments) for step in steps}
     allowed = {name for name, is_float in kernels.items() if is_float} | {f"{manifest.name}_selftest"}
     findings = [_float_finding(function) for function in found if function.floats and not _covered(function.name, allowed)]
     missing = [name for name in kernels if name not in {function.name for function in found}]
     findings += [Finding(name, "a kernel of the manifest that is not in the library; compile the model again") for name in missing]
-    promised = _DOT_INSTRUCTIONS.get(find_target(manifest.target).dot, "")
-    uses = {function.name: sum(n for text, n in function.instructions.items() if text.split()[0] == promised) for function in found}
-    products = {step.kernel for step in manifest.steps if step.macs and not kernels[step.kernel]}
+    by_name = {function.name: function for function in found}
+    dense = {layer.get("node") for layer in manifest.layers if layer.get("kernel") in _DENSE}
+    promised: dict[str, None] = {}
+    uses: dict[str, int] = {}
+    for target, own in variants.items():
+        words = _DOT_INSTRUCTIONS.get(find_target(target).dot, ())
+        promised |= dict.fromkeys(words)
+        for step in own:
+            if step.kernel in by_name:
+                code = by_name[step.kernel]
+                uses[step.kernel] = sum(n for text, n in code.instructions.items() if text.split()[0] in words)
+                if words and step.node in dense and not any(code.looped.get(word) for word in words):
+                    findings.append(Finding(step.kernel, f"no {' or '.join(words)} in its innermost loops, as {target} promises"))
+    products = {step.kernel for step in steps if step.macs and not kernels[step.kernel]}
     return Code(
         sum(bool(function.name) for function in found), sum(sum(function.instructions.values()) for function in found),
         {function.name: len(function.floats) for function in found if function.floats and _covered(function.name, allowed)},
-        promised, sum(uses.values()), sum(bool(uses.get(name)) for name in products), len(products), tuple(findings),
+        ", ".join(promised), sum(uses.values()), sum(bool(uses.get(name)) for name in products), len(products), tuple(findings),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qcc.errors import RuntimeFailure
-from qcc.runtime.manifest import ABI_VERSION, Manifest, file_hash
+from qcc.runtime.manifest import ABI_VERSION, Manifest, StepRecord, file_hash
+
+_CHOICE = threading.Lock()     # a library's choice of kernels holds for the whole process
 
 
 class Context:
@@ -27,7 +30,9 @@ class Context:
 
 
 class Library:
-    """The C functions of one library."""
+    """The C functions of one library; in one that has kernels for several targets, contexts take those for `wanted`, if it is named."""
+
+    wanted = ""
 
     def __init__(self, folder: Path, manifest: Manifest, check: bool) -> None:
         """Open the library; RuntimeFailure when it does not fit the manifest, this machine or this version of qcc."""
@@ -78,6 +83,9 @@ class Library:
         self.arena = self._function("arena", pointer, pointer)
         self.selftest = self._function("selftest", ctypes.c_int, pointer)
         self.error = self._function("error", ctypes.c_char_p, pointer)
+        if self.manifest.variants:
+            self.select = self._function("select", ctypes.c_int, ctypes.c_char_p)
+            self.variant = self._function("variant", ctypes.c_char_p, pointer)
         self.close = self._function("close", None, pointer)
 
     def _function(self, name: str, result: Any, *arguments: Any) -> Any:
@@ -91,9 +99,16 @@ class Library:
     def make_context(self, threads: int) -> Context:
         """A new context; RuntimeFailure with the library's own words when the CPU, memory or threads do not suffice."""
         pointer = ctypes.c_void_p()
-        if self.init(ctypes.byref(pointer), None, None, threads) != 0 or pointer.value is None:
-            raise RuntimeFailure(f"{self.path}: {self.error(None).decode(errors='replace')}")
+        with _CHOICE:
+            refused = self.manifest.variants and self.select(self.wanted.encode() or None) != 0
+            if refused or self.init(ctypes.byref(pointer), None, None, threads) != 0 or pointer.value is None:
+                raise RuntimeFailure(f"{self.path}: {self.error(None).decode(errors='replace')}")
         return Context(pointer.value, len(self.manifest.inputs), len(self.manifest.outputs))
+
+    def steps_of(self, context: Context) -> tuple[StepRecord, ...]:
+        """The steps of the kernels that the context took."""
+        taken = self.variant(context.pointer).decode() if self.manifest.variants else ""
+        return next((record.steps for record in self.manifest.variants if record.target == taken), self.manifest.steps)
 
     def text(self, context: Context) -> str:
         """What was wrong with the last call."""

@@ -66,6 +66,15 @@ class StepRecord:
     scratch: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class VariantRecord:
+    """The kernels for one target in a library that has those of several; features as in the manifest."""
+
+    target: str
+    features: tuple[str, ...]
+    steps: tuple[StepRecord, ...]
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Everything that a user of the folder may want to know without loading the library.
@@ -82,6 +91,8 @@ class Manifest:
         model: SHA-256 of the model that was compiled.
         calibration: what ranges were taken from: the number of batches, their digest, the observer, and what is to be known about them.
         rounding: by layer: the method that rounded its weights, and what was corrected.
+        variants: in a library that chooses among the kernels of several targets when it starts: each of them, best first. `features` are
+            those of the least demanding then, `steps` the first one's, and constants count once where variants share them.
         versions: of the programs that made the library.
         files: SHA-256 of every other file of the folder.
     """
@@ -105,6 +116,7 @@ class Manifest:
     model: str = ""
     calibration: Mapping[str, Any] = field(default_factory=dict)
     rounding: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    variants: tuple[VariantRecord, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     sms: tuple[int, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
@@ -171,6 +183,7 @@ def _manifest(values: Mapping[str, Any]) -> Manifest:
         "steps": _steps(values["steps"]),
         "layers": tuple(values["layers"]),
         "proofs": tuple(values["proofs"]),
+        "variants": tuple(VariantRecord(v["target"], tuple(v["features"]), _steps(v["steps"])) for v in values["variants"]),
     }
     return Manifest(**{**values, **changed})
 

@@ -34,7 +34,7 @@ class Module:
         layers: for every layer its node, op, bits, multiply-accumulates and bytes.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1, check: bool = False) -> None:
+    def __init__(self, path: str | Path, threads: int = 1, check: bool = False, variant: str = "") -> None:
         """Load an artifact folder; see `load`."""
         self._closed = True
         folder = Path(path)
@@ -44,7 +44,7 @@ class Module:
         self.inputs: tuple[PortRecord, ...] = self.manifest.inputs
         self.outputs: tuple[PortRecord, ...] = self.manifest.outputs
         self.layers: tuple[Mapping[str, Any], ...] = self.manifest.layers
-        self.threads = threads
+        self.threads, self._variant = threads, variant
         self._expected = [(number, port.name, port.numpy, port.shape) for number, port in enumerate(self.inputs)]
         self._results = [(number, port.name, port.numpy, port.shape) for number, port in enumerate(self.outputs)]
         self._library = self._open(folder, check)
@@ -59,7 +59,9 @@ class Module:
         self._closed = False
 
     def _open(self, folder: Path, check: bool) -> Library:
-        return Library(folder, self.manifest, check)
+        library = Library(folder, self.manifest, check)
+        library.wanted = self._variant
+        return library
 
     def run(self, inputs: Mapping[str, Any] | Any, out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Run the model.
@@ -112,7 +114,7 @@ class Module:
         try:
             kept = self._bind_inputs(context, inputs)
             results = list(self._bind_outputs(context, None).values())
-            for number, step in enumerate(self.manifest.steps):
+            for number, step in enumerate(self._library.steps_of(context)):
                 if self._library.run_steps(context.pointer, context.inputs, context.outputs, number, number + 1) != 0:
                     raise RuntimeFailure(self._library.text(context))
                 yield step, partial(_read, step, lambda: self._library.arena_of(context), results)
@@ -226,12 +228,13 @@ class Module:
         return f"{kind}s: expected the names {[port.name for port in ports]}, got {list(found)}"
 
 
-def load(path: str | Path, threads: int = 1, check: bool = False, device: int = 0) -> Module:
+def load(path: str | Path, threads: int = 1, check: bool = False, device: int = 0, variant: str = "") -> Module:
     """Load the artifact folder that `qcc compile` wrote.
 
     Args:
         path: the folder.
         threads: how many threads work on one run, the caller's included (1 to 64).
+        variant: in a library with kernels for several targets, the one whose kernels to take, instead of the best for this CPU.
         check: compare the whole library with the hash in the manifest first (`qcc verify` does); without it, the digest that
             is part of the library must be the manifest's.
         device: number of the GPU, for a model that was compiled for GPUs.
@@ -247,7 +250,7 @@ def load(path: str | Path, threads: int = 1, check: bool = False, device: int = 
         return GpuModule(path, threads, check, device)
     if device != 0:
         raise UsageError(f"device={device}: {path} was compiled for a CPU; compile the model with --target cuda to run it on a GPU")
-    return Module(path, threads, check)
+    return Module(path, threads, check, variant)
 
 
 def _as_numpy(name: str, value: Any) -> Array:

@@ -103,7 +103,7 @@ def library_source(program: Program, target: Target, golden: Mapping[str, Golden
         glue.descriptors(program, "input", program.inputs),
         glue.descriptors(program, "output", program.outputs),
         _model(program, target),
-        glue.FUNCTIONS.replace("NAME", name).replace("@DIGEST@", digest),
+        glue.functions(program, digest),
         header.FUNCTIONS.replace("NAME", name),
     ]
     return Source("\n\n".join(parts), files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from qcc.commands.terminal import (
 
 if TYPE_CHECKING:
     from qcc.ir import Graph
+    from qcc.runtime.manifest import VariantRecord
 
 
 @click.command(name="inspect")
@@ -109,7 +111,8 @@ def artifact_report(folder: Path) -> dict[str, Any]:
                       "type": written.dtype, "shape": list(written.shape), "space": written.space})
     keep = ("name", "target", "features", "sms", "digest", "arena_bytes", "arena_lower_bound", "constants_bytes", "inputs", "outputs",
             "layers", "proofs", "output_bounds", "model", "versions")
-    return {"artifact": str(folder), **{key: values[key] for key in keep}, "steps": steps,
+    variants = [{"target": v.target, "features": v.features, "constant_bytes": _constant_bytes(v)} for v in manifest.variants]
+    return {"artifact": str(folder), **{key: values[key] for key in keep}, "variants": variants, "steps": steps,
             "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())}}
 
 
@@ -119,12 +122,22 @@ def _needs(report: dict[str, Any]) -> str:
     return " ".join(report["features"]) or "nothing special"
 
 
+def _constant_bytes(variant: VariantRecord) -> int:
+    """Bytes of constants that a variant's kernels read, of which others may read some, too."""
+    from qcc.runtime.manifest import numpy_dtype
+
+    constants = [argument for step in variant.steps for argument in step.arguments if argument.space == "constant"]
+    return sum({a.position: math.prod(a.shape) * numpy_dtype(a.dtype).itemsize for a in constants}.values())
+
+
 def _artifact_text(report: dict[str, Any], layers: bool) -> str:
     steps, bound = report["steps"], report["arena_lower_bound"]
     floats = [step for step in steps if step["float"]]
     above = f" ({report['arena_bytes'] / bound:.2f} x the lower bound of {size_text(bound)})" if bound else ""
     lines = [
         f"{report['artifact']}: {report['name']} for {report['target']}, which needs {_needs(report)}",
+        *(f"  variant    {v['target']}, which needs {' '.join(v['features'])}, reads {size_text(v['constant_bytes'])} of constants"
+          for v in report["variants"]),
         *(f"  input      {_port(port)}" for port in report["inputs"]),
         *(f"  output     {_port(port)}" for port in report["outputs"]),
         f"  arena      {size_text(report['arena_bytes'])}{above}",

@@ -25,6 +25,7 @@ struct qcc_engine_step {
 
 struct qcc_engine_model {
     const char *name;
+    const char *target;
     const char *const *features;
     const struct qcc_engine_step *steps;
     const struct qcc_engine_port *inputs, *outputs;
@@ -57,6 +58,16 @@ static int qcc_engine_refuse(const struct qcc_engine_model *model, const void *s
         return qcc_engine_fail(text, QCC_ENGINE_BAD_ARGUMENT, "%s: the %s must be aligned to %d bytes", model->name,
                            (uintptr_t)storage % QCC_ENGINE_ALIGNMENT != 0 ? "context's storage" : "arena", QCC_ENGINE_ALIGNMENT);
     return QCC_ENGINE_OK;
+}
+
+/* The first model that this CPU can run; the last, the least demanding, if there is none: it says what is missing. */
+static inline const struct qcc_engine_model *qcc_engine_choose(const struct qcc_engine_model *const *models, int32_t count) {
+    char missing[QCC_ENGINE_TEXT / 2];
+    int32_t number = 0;
+    while (number < count - 1 &&
+           qcc_cpu_missing(models[number]->features, models[number]->feature_count, missing, sizeof missing) != 0)
+        ++number;
+    return models[number];
 }
 
 static void qcc_engine_free(struct qcc_engine *engine) {

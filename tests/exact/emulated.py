@@ -49,6 +49,9 @@ int main(int count, char **files) {
         fprintf(stderr, "%s\\n", NAME_error(context));
         return 1;
     }
+#ifdef FAT
+    puts(NAME_variant(context));
+#endif
     const void *inputs[NAME_INPUTS];
     void *outputs[NAME_OUTPUTS];
     for (int i = 0; i < NAME_INPUTS; ++i) inputs[i] = malloc(NAME_input(i)->bytes);
@@ -87,7 +90,7 @@ def build_runner(artifact: Artifact, folder: Path, stride: int = 1) -> Path:
     """The program, linked with the static library of the artifact that was saved in the folder."""
     name, program = artifact.program.name, folder / "runner"
     (folder / "runner.c").write_text(RUNNER.replace("NAME", name))
-    options = ["-O1", "-Wall", "-Werror", f"-DSTRIDE={stride}", "-I", folder]
+    options = ["-O1", "-Wall", "-Werror", f"-DSTRIDE={stride}", "-I", folder, *(["-DFAT"] if artifact.program.variants else [])]
     subprocess.run([COMPILER, *options, "-o", program, folder / "runner.c", folder / f"lib{name}.a", "-lm", "-lpthread"], check=True)
     return program
 
@@ -128,8 +131,13 @@ def run_emulated(artifact: Artifact, folder: Path, feeds: Sequence[Mapping[str, 
 
 def run_whole(artifact: Artifact, folder: Path, feeds: Sequence[Mapping[str, Array]], cpu: str) -> list[dict[str, Array]]:
     """The outputs for every feed, after the library's self-test has passed. The folder gets the artifact."""
-    manifest = artifact.save(folder)
-    program, source, sink = build_runner(artifact, folder, 1 << 20), folder / "inputs", folder / "outputs"
+    artifact.save(folder)
+    return run_saved(build_runner(artifact, folder, 1 << 20), folder, feeds, cpu)[0]
+
+
+def run_saved(program: Path, folder: Path, feeds: Sequence[Mapping[str, Array]], cpu: str) -> tuple[list[dict[str, Array]], str]:
+    """The outputs for every feed of the program that `build_runner` made for an artifact's folder, and what it printed."""
+    manifest, source, sink = Manifest.read(folder), folder / "inputs", folder / "outputs"
     source.write_bytes(b"".join(feed[port.name].tobytes() for feed in feeds for port in manifest.inputs))
     done = emulate(program, cpu, source, sink)
     assert done.returncode == 0, done.stderr
@@ -141,7 +149,7 @@ def run_whole(artifact: Artifact, folder: Path, feeds: Sequence[Mapping[str, Arr
             data = data[port.bytes :]
         found.append(arrays)
     assert not data
-    return found
+    return found, done.stdout.strip()
 
 
 MOST_OPERANDS = 10

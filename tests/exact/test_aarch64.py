@@ -31,6 +31,7 @@ from qcc.errors import CodegenError, RuntimeFailure
 from qcc.ir.types import I32, U8, TensorType
 from qcc.models import zoo as model_zoo
 from qcc.ops import IntegerBatchMatMul, IntegerConvolution
+from qcc.runtime.manifest import Manifest
 from tests.exact import test_dense, test_depthwise, test_kernels
 from tests.exact.emulated import CPUS, Operand, Trace, build_runner, call_kernels, emulate, needed, run_emulated
 from tests.exact.harness import Placed as Spaced
@@ -175,6 +176,10 @@ def test_a_core_that_lacks_dot_products_is_told_so(
     assert "this CPU lacks what the library was compiled for: asimddp;" in done.stderr
     with pytest.raises(RuntimeFailure, match=r"was compiled for aarch64 \(target aarch64-dotprod\) and this machine is"):
         qcc.load(tmp_path)
+    code = verification.check_code(tmp_path, Manifest.read(tmp_path))
+    assert code.findings == ()
+    assert code.promised == "sdot"
+    assert code.promised_kernels > 0
     needs = printed("aarch64-linux-gnu-readelf", "-d", tmp_path / "libad_autoencoder.so")
     assert set(re.findall(r"Shared library: \[(.*?)\]", needs)) <= {"libc.so.6", "libm.so.6", "ld-linux-aarch64.so.1"}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qcc.disassembly import Function, functions, is_float_arithmetic
+from qcc.disassembly import MACHINES, Function, Instruction, functions, innermost, is_float_arithmetic
 from qcc.errors import VerificationError
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="it builds libraries for this machine, and reads x86-64")
@@ -33,6 +33,32 @@ def test_arithmetic(mnemonic: str) -> None:
 @pytest.mark.parametrize("mnemonic", [word for word in OTHERS.split() if word != "cmpsd"])
 def test_no_arithmetic(mnemonic: str) -> None:
     assert not is_float_arithmetic(mnemonic)
+
+
+ARM_ARITHMETIC = (
+    "fadd fmul fmla fmls fmadd fnmsub fcmp fcmpe fcmgt fcvtzs fcvtn fcvt frintn fsqrt fdiv fmax fminnm frecpe "
+    "scvtf ucvtf bfdot bfmmla"
+)
+ARM_OTHERS = "fmov fcsel add mul smull sdot usmmla ldr ld1 tbl bfi bfxil bic sqxtn srshl smlal mla cmgt cnt zip1 movi"
+
+
+@pytest.mark.parametrize(
+    ("mnemonic", "is_float"), [*((word, True) for word in ARM_ARITHMETIC.split()), *((word, False) for word in ARM_OTHERS.split())])
+def test_arithmetic_of_arm(mnemonic: str, is_float: bool) -> None:
+    assert is_float_arithmetic(mnemonic, "EM_AARCH64") == is_float
+
+
+@pytest.mark.parametrize("lines", [
+    # a loop in a loop, each with a jump back
+    ["nop ", "add ", "sdot ", "cbnz x1, #0x8", "cbnz x2, #0x4", "ret "],
+    # entered in the middle, where an outer loop's stretch holds a shorter one that is no loop by itself
+    ["b #0x8", "add ", "cmp ", "b.gt #0x4", "sdot ", "b #0x4", "ret "],
+])
+def test_innermost_loops(lines: list[str]) -> None:
+    code = [Instruction(4 * number, *line.split(" ", 1)) for number, line in enumerate(lines)]
+    inside = {code[number].mnemonic for number in innermost(MACHINES["EM_AARCH64"], code)}
+    assert "sdot" in inside
+    assert ("add" in inside) == (lines[0] == "b #0x8")
 
 
 SOURCE = r"""
@@ -82,7 +108,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         functions(tmp_path / "none.so")
     library = built(tmp_path)
     content = bytearray(library.read_bytes())
-    content[18:20] = (183).to_bytes(2, "little")
+    content[18:20] = (243).to_bytes(2, "little")
     library.write_bytes(bytes(content))
-    with pytest.raises(VerificationError, match="expected code for EM_X86_64, got EM_AARCH64"):
+    with pytest.raises(VerificationError, match="expected code for EM_X86_64 or EM_AARCH64, got EM_RISCV"):
         functions(library)
