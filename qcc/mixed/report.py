@@ -29,9 +29,15 @@ def report_of(goal: Goal, found: Found) -> dict[str, Any]:
         "latency_from": model.costs.profile.origin, "measured_latency": model.costs.profile.measured,
         "drop": found.drop, "layers": _layers(model, solution.assignment, problem),
         "values": [{"value": v.members[0], "bits": int(solution.assignment[v.name])} for v in model.values],
-        "greedy": None if other is None else problem.totals(other), "uniform": _uniform(problem, found.budgets),
+        "greedy": None if other is None else {**problem.totals(other), "widths": _widths(model, other)},
+        "uniform": _uniform(problem, found.budgets),
         "frontier": [] if goal.frontier is None else frontier(model, goal.frontier, goal),
     }
+
+
+def _widths(model: Model, assignment: Assignment) -> dict[str, dict[str, int]]:
+    weights, values = model.widths(assignment)
+    return {"weights": weights, "activations": values}
 
 
 def _uniform(problem: Problem, budgets: Mapping[str, float]) -> list[dict[str, Any]]:
