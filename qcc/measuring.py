@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from qcc.ir import Array, Graph, Pipeline, dump
 from qcc.onnx import FloatRunner, prepare
 from qcc.ops import Clip
 from qcc.passes.calibrate import Batches, Cache, Measurements, Range, collect, is_finite, observed, unfit
-from qcc.passes.quantize import Placement, Precision
+from qcc.passes.calibrate.choose import TRIED, choose
+from qcc.passes.quantize import Placement, Precision, encode
 from qcc.passes.simplify import KEEPING_NORMS
 from qcc.passes.synthetic import Synthetic, synthesize
 from qcc.recipe import Recipe
@@ -64,11 +65,34 @@ def measure(
     precision = precision_of(recipe)
     bits = {name: precision.of_values(group, graph.inputs) for group in placement.ties for name in group}
     seen = {name: measured.seen(name) for name in placement.encoded}
-    ranges = {name: observed(seen[name], recipe.observer, bits[name], recipe.percentile) for name in placement.encoded}
-    record = {"data": "given", "batches": len(measured.digests), "digest": measured.digest, "observer": recipe.observer}
+    observer = recipe.observer
+    errors: dict[str, float] = {}
+    if observer == "auto":
+        observer, errors = (TRIED[0], {}) if made else chosen_observer(graph, placement, measured, bits, calibration, recipe, progress)
+    ranges = {name: observed(seen[name], observer, bits[name], recipe.percentile) for name in placement.encoded}
+    record = {"data": "given", "batches": len(measured.digests), "digest": measured.digest, "observer": observer}
+    record |= {"tried": errors} if errors else {}
     if made is not None:
         return Measured(widened(graph, ranges), calibration, record | origin(made))
     return Measured(ranges, calibration, record | {"notes": notes(graph, measured)})
+
+
+def chosen_observer(
+    graph: Graph, placement: Placement, measured: Measurements, bits: Mapping[str, int], batches: Batches, recipe: Recipe,
+    progress: Progress,
+) -> tuple[str, dict[str, float]]:
+    """The observer that serves the float outputs best, and the error of each that was tried."""
+    outputs = [name for name in dict.fromkeys(graph.outputs.values()) if graph.types[name].dtype.is_float]
+
+    def simulate(ranges: Mapping[str, Range]) -> Callable[[Mapping[str, Array]], Mapping[str, Array]]:
+        encoded = encode(graph, placement, ranges, precision_of(recipe))
+        types = {name: replace(type, encoding=None) if name in encoded.constants else type for name, type in encoded.types.items()}
+        return prepare(replace(encoded, types=types), outputs)
+
+    def count(done: int, total: int) -> None:
+        progress("choosing ranges", done, total)
+
+    return choose(measured, bits, recipe.percentile, batches, prepare(graph, outputs), simulate, count) if outputs else (TRIED[0], {})
 
 
 def made_inputs(imported: Graph, recipe: Recipe, progress: Progress) -> Synthetic:

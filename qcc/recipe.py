@@ -13,7 +13,7 @@ from typing import Any
 from qcc.errors import RecipeError
 
 CALIBRATIONS = ("data", "none")
-OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")
+OBSERVERS = ("auto", "minmax", "average", "percentile", "entropy", "mse")
 MIGRATIONS = ("auto", "none", "equalize", "smooth", "shift")
 ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")
 CORRECTIONS = ("auto", "affine", "bias", "none")
@@ -37,6 +37,7 @@ class Recipe:
         calibration: "data", or "none": inputs are made (docs/calibration.md), from this `seed`.
         observer: how ranges are measured: "minmax"; "average" of the batches' extremes; "percentile" of the values seen;
             "entropy", which keeps most information (KL divergence); "mse", the range whose rounding and clipping together err least.
+            "auto": the one of these (without average) whose ranges make the outputs err least on calibration data that were held out.
         percentile: share of values inside the range, in percent (both tails together lose the rest).
         migration: of scales between layers before anything is rounded (docs/migration.md): "equalize" looks at the weights, "smooth" at
             what channels do on the calibration data, and "shift" also moves what norms make to the middle; "auto" takes what errs

@@ -42,7 +42,7 @@ _LISTED = 20
 # Named as in qcc.recipe, which is not imported for --help alone.
 ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")
 MIGRATIONS = ("auto", "none", "equalize", "smooth", "shift")
-OBSERVERS = ("minmax", "average", "percentile", "entropy", "mse")
+OBSERVERS = ("auto", "minmax", "average", "percentile", "entropy", "mse")
 
 
 _RECIPE_OPTIONS = (                 # named as in Recipe

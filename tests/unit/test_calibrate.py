@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from qcc.errors import DataError
 from qcc.ir import Array
-from qcc.passes.calibrate import Cache, Measurements, Range, collect, observed
+from qcc.passes.calibrate import Cache, Measurements, Range, batch_digest, collect, fold_of, observed
+from qcc.passes.calibrate.choose import JUDGES, TRIED, choose, judges, judging_fold
+from qcc.passes.calibrate.collect import Evaluate
 from qcc.passes.calibrate.distribution import BINS, Distribution, bins_of
 from qcc.passes.quantize import activation_encoding
 from qcc.recipe import Recipe
@@ -230,3 +232,52 @@ def test_a_cache_is_refused_where_it_does_not_fit(rng: np.random.Generator, tmp_
     cache.path.write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
         cache.load()
+
+
+def outlying(rng: np.random.Generator, count: int) -> list[dict[str, Array]]:
+    """Batches of ordinary numbers, each with one that is far out; the network, so to speak, looks at the ordinary ones."""
+    values = rng.normal(size=(count, 1000)).astype(np.float32)
+    values[:, 0] = rng.uniform(50, 100, count)
+    return batches(*values)
+
+
+def output(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    return {"y": feeds["x"][1:]}
+
+
+def simulated(ranges: Mapping[str, Range]) -> Evaluate:
+    encoding = activation_encoding(ranges["x"], 4)
+    return lambda feeds: output({"x": encoding.dequantize(encoding.quantize(feeds["x"]))})
+
+
+def test_auto_takes_what_serves_the_outputs(rng: np.random.Generator) -> None:
+    data = outlying(rng, 24)
+    measured = collect(["x"], lambda feeds: feeds, data)
+    found, errors = choose(measured, {"x": 4}, 99.5, data, output, simulated)
+    assert found == min(errors, key=errors.__getitem__) != "minmax"
+    assert errors[found] < 0.2 * errors["minmax"]
+    assert set(errors) == set(TRIED)
+    shuffled = [data[number] for number in rng.permutation(len(data))]
+    assert choose(collect(["x"], lambda feeds: feeds, shuffled), {"x": 4}, 99.5, shuffled, output, simulated) == (found, errors)
+
+
+def test_auto_judges_by_data_that_gave_no_ranges(rng: np.random.Generator) -> None:
+    data = outlying(rng, 60)
+    measured = collect(["x"], lambda feeds: feeds, data)
+    fold = judging_fold(measured.sizes)
+    assert fold is not None
+    held = judges(data, fold)
+    assert len(held) == JUDGES
+    assert all(fold_of(batch_digest(batch)) == fold for batch in held)
+    others = Distribution()
+    for batch in data:
+        if fold_of(batch_digest(batch)) != fold:
+            others.add(batch["x"])
+    assert measured.seen("x", fold).dumped() | {"lows": 0, "highs": 0} == others.dumped() | {"lows": 0, "highs": 0}
+
+
+def test_auto_needs_enough_data(rng: np.random.Generator) -> None:
+    data = outlying(rng, 3)
+    assert choose(collect(["x"], lambda feeds: feeds, data), {"x": 4}, 99.9, data, output, simulated) == ("minmax", {})
+    assert judging_fold((2, 2, 2, 2)) == 0
+    assert judging_fold((0, 1, 7, 0)) is None
