@@ -117,8 +117,8 @@ class DenseKernel:
 
     @property
     def entries(self) -> int:
-        """Of the table of offsets."""
-        return self.steps * STEP_BYTES // self.pieces.source
+        """Of the table of offsets: one step more than there are, which is loaded ahead and not used."""
+        return (self.steps + 1) * STEP_BYTES // self.pieces.source
 
     @property
     def numbers(self) -> int:

@@ -50,6 +50,7 @@ class Loader:
         self.bases = function.array(self.passes, "int32", "bases")
         with function.unrolled(self.passes) as number:
             self._base(number)
+        self.ahead = function.register(self._offset(0)) if code.offsets is not None and self.piece > 1 else None
         self.fetched = None if code.asynchronous else (
             function.array(self.passes * self.width // 4, "uint32", "fetched_source"),
             function.array(self.chunks * 4, "uint32", "fetched_weights"))
@@ -75,6 +76,14 @@ class Loader:
             return offsets.load(step * STEP_BYTES + self.column * 4 + byte)
         return offsets.load(step * (STEP_BYTES // self.piece) + self.column)
 
+    def _next_offset(self, step: Any) -> Any:
+        """The same for steps in order: an entry of the table is loaded a step before it is used."""
+        if self.ahead is None:
+            return self._offset(step)
+        offset = self.function.let(self.ahead.get(), "offset")
+        self.ahead.set(self._offset(step + 1))
+        return offset
+
     def _place(self, number: Any) -> Any:
         """Where in the stage a piece of this thread's row lies."""
         row = self.row + number * self.rows
@@ -96,7 +105,7 @@ class Loader:
         """Begin to copy the operands of a step to a stage."""
         function, code = self.function, self.code
         base = function.let(stage * self.stage_bytes if not isinstance(stage, int) else constant(stage * self.stage_bytes), "into")
-        offset = function.let(self._offset(step), "offset")
+        offset = self._next_offset(step)
         with function.unrolled(self.passes) as number, function.guarded(self._within(number)):
             address = at(code.source, self.bases.get(number) + offset)
             function.call(f"qcc_cp_async_{self.piece}", at(code.shared, base + self._place(number)), address)
@@ -111,8 +120,7 @@ class Loader:
         function, code = self.function, self.code
         assert self.fetched is not None
         source, weights = self.fetched
-        count = 4 if self.piece == 1 else 1
-        offsets = [function.let(self._offset(step, byte), "offset") for byte in range(count)]
+        offsets = [function.let(self._offset(step, byte), "offset") for byte in range(4)] if self.piece == 1 else [self._next_offset(step)]
         with function.unrolled(self.passes) as number, function.guarded(self._within(number)):
             if self.piece == 1:
                 values = [cast(code.source.load(self.bases.get(number) + offset), "uint32") for offset in offsets]

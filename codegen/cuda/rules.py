@@ -10,6 +10,7 @@ from qcc.codegen.cuda.border import plan_dequantize, plan_quantize
 from qcc.codegen.cuda.dense import plan_dense, takes_narrow
 from qcc.codegen.cuda.depthwise import plan_depthwise
 from qcc.codegen.cuda.elements import plan_clamp, plan_lookup, plan_multiply, plan_requantize
+from qcc.codegen.cuda.gemv import is_gemv, plan_gemv
 from qcc.codegen.cuda.island import plan_float
 from qcc.codegen.cuda.move import plan_copy, plan_fill_halo
 from qcc.codegen.cuda.pool import plan_global_sum, plan_window_max, plan_window_sum
@@ -55,11 +56,14 @@ def plan_linear(site: Site) -> list[Call]:
     offsets = (x.offset, 0 if residual is None else residual.offset, y.offset)
     form = (image(x.view), weights, bias, op.strides, op.dilations)
     after = (image(y.view), requantization(site), None if residual is None else image(residual.view), site.target, offsets)
+    bits = site.graph.types[node.inputs[1]].dtype.bits
     kernel: Kernel
     if shared.is_depthwise(site.graph, site.group):
         kernel, constants = plan_depthwise(*form, *after)
+    elif is_gemv(form[0], weights, op.groups, op.strides, after[0], after[2]):
+        kernel, constants = plan_gemv(form[0], weights, bias, after[0], after[1], after[2], site.target, bits)
     else:
-        kernel, constants = plan_dense(*form, op.groups, *after, site.graph.types[node.inputs[1]].dtype.bits)
+        kernel, constants = plan_dense(*form, op.groups, *after, bits)
     return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from qcc.codegen.cuda.dense import DenseKernel, plan_dense
 from qcc.codegen.cuda.depthwise import plan_depthwise
+from qcc.codegen.cuda.gemv import is_gemv, plan_gemv
 from qcc.codegen.cuda.tiles import DEVICES
 from qcc.codegen.target import find_target
 from qcc.ir.types import U4, U8, Array
@@ -70,7 +71,7 @@ def shares_bytes(case: Case) -> bool:
 def test_products_of_four_bits(target: str, instruction: str, tmp_path: Path) -> None:
     """Sources, residuals and results that share bytes, or do not; GPUs without products of 4-bit operands compute the same."""
     plans, tiles = [], DEVICES[find_target(target).sms[0]].tiles
-    cases = [case for case in CASES if shares_bytes(case)]
+    cases = [case for case in CASES if shares_bytes(case)][:: 1 if target == "cuda:sm_80" else 2]
     for number, case in enumerate(cases):
         gaps = tuple(tuple(2 * gap for gap in gaps) for gaps in case.gaps)
         item = narrow(layer(replace(case, shift=min(case.shift or 44, 44), gaps=gaps), number))  # type: ignore[arg-type]
@@ -97,7 +98,7 @@ def test_products_of_four_bits(target: str, instruction: str, tmp_path: Path) ->
 
 def test_depthwise_layers(tmp_path: Path) -> None:
     target, plans = find_target("cuda:sm_80"), []
-    items = [depthwise.layer(case, seed) for seed, case in enumerate((*depthwise.CASES[::2], depthwise.Case((8, 9, 18, 64))))]
+    items = [depthwise.layer(case, seed) for seed, case in enumerate((*depthwise.CASES[::3], depthwise.Case((8, 9, 18, 64))))]
     for number, item in enumerate(items):
         case, (source, output) = item.case, item.views
         residual = replace(output, dtype=U8) if case.residual else None
@@ -108,4 +109,28 @@ def test_depthwise_layers(tmp_path: Path) -> None:
     for item, (kernel, constants) in zip(items, plans, strict=True):
         residual_values = () if item.residual is None else (item.residual,)
         result, = compiled.run(kernel, [item.source, *residual_values, *constants])
+        np.testing.assert_array_equal(result, item.evaluate(), err_msg=f"{item.case} as {kernel}")
+
+
+FEW_ROWS = (
+    Case((1, 1, 1, 300), 1000), Case((2, 1, 1, 2048), 100, residual=True), Case((1, 2, 2, 37), 50, shift=None),
+    Case((1, 1, 3, 4096), 40, shift=30, residual=True), Case((1, 1, 1, 3), 3), Case((4, 1, 1, 514), 2000, gaps=((6, 4, 0), (1, 1, 1))),
+)
+
+
+@pytest.mark.parametrize(("source_bits", "weight_bits"), [(8, 8), (8, 4), (4, 4)])
+def test_products_of_few_rows(source_bits: int, weight_bits: int, tmp_path: Path) -> None:
+    target, plans = find_target("cuda:sm_80"), []
+    for number, case in enumerate(case for case in FEW_ROWS if source_bits == 8 or case.source[3] % 2 == 0):
+        item = layer(case, number) if weight_bits == 8 else narrow(layer(case, number))
+        source, output = item.views
+        if source_bits == 4:
+            item, source = replace(item, source=item.source & 15), replace(source, dtype=U4, packed=True)
+        residual = replace(output, dtype=U8) if case.residual else None
+        assert is_gemv(source, item.weights, 1, (1, 1), output, residual)
+        plans.append((item, *plan_gemv(source, item.weights, item.bias, output, item.requantization, residual, target, weight_bits)))
+    compiled = compile_kernels([kernel for _, kernel, _ in plans], target, tmp_path)
+    for item, kernel, constants in plans:
+        extra = () if item.residual is None else (item.residual,)
+        result, = compiled.run(kernel, [paired(item.source) if source_bits == 4 else item.source, *extra, *constants])
         np.testing.assert_array_equal(result, item.evaluate(), err_msg=f"{item.case} as {kernel}")
