@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class GpuModule(Module):
             array = out[port.name] if given else DeviceArray(port.shape, port.numpy, self.device)
             places.append(self._borrow(f"out[{port.name!r}]", array, numbered, port.numpy, port.shape) if given else array)
             results[port.name] = array
-        self._start([source.pointer for source in sources], [place.pointer for place in places], stream)
+        self.start([source.pointer for source in sources], [place.pointer for place in places], stream)
         for array in results.values():
             if isinstance(array, DeviceArray):
                 array.stream = stream
@@ -104,7 +104,12 @@ class GpuModule(Module):
                 driver().call("cuStreamSynchronize", ctypes.c_void_p(None))
         return results
 
-    def _start(self, inputs: list[int], outputs: list[int], stream: int | None) -> None:
+    def start(self, inputs: Sequence[int], outputs: Sequence[int], stream: int | None = None) -> None:
+        """Start a run with arrays at these addresses on the GPU, in the order of inputs and outputs, and return; see NAME_run_device.
+
+        Raises:
+            RuntimeFailure: an address is not the GPU's, or the run cannot be started.
+        """
         context = self._take()
         try:
             for table, addresses in ((context.inputs, inputs), (context.outputs, outputs)):

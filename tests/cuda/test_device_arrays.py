@@ -119,14 +119,14 @@ def test_host_pointers_where_device_pointers_are_due(module: GpuModule) -> None:
     image, logits = images(0), np.empty((2, 5), np.float32)
     result = DeviceArray(logits.shape, logits.dtype)
     with pytest.raises(RuntimeFailure, match=r"input image is at 0x\w+, which is not memory of a GPU: expected a device pointer"):
-        module._start([image.ctypes.data], [result.pointer], None)
+        module.start([image.ctypes.data], [result.pointer], None)
     source = DeviceArray.of(image)
     with pytest.raises(RuntimeFailure, match=r"output logits is at 0x\w+, which is not memory of a GPU"):
-        module._start([source.pointer], [logits.ctypes.data], None)
+        module.start([source.pointer], [logits.ctypes.data], None)
     with pytest.raises(RuntimeFailure, match="input 0, image, is NULL"):
-        module._start([0], [result.pointer], None)
+        module.start([0], [result.pointer], None)
     with pytest.raises(RuntimeFailure, match="expected a multiple of 16"):
-        module._start([source.pointer + 8], [result.pointer], None)
+        module.start([source.pointer + 8], [result.pointer], None)
 
 
 def test_no_such_gpu(driver: FakeDriver, artifact: Path) -> None:
