@@ -20,7 +20,7 @@ from qcc.codegen.program import ALIGNMENT, Address, Port, Program, Space, Step
 from qcc.codegen.tables import families_for, mover_for
 from qcc.codegen.target import Target
 from qcc.ir import Array, Graph
-from qcc.ops import IntegerConvolution, IntegerMatMul
+from qcc.ops import IntegerBatchMatMul, IntegerConvolution, IntegerMatMul
 
 
 @dataclass
@@ -74,7 +74,8 @@ def plan(
 
 def _stage_inputs(graph: Graph, groups: Sequence[Group], places: dict[str, Place], mover: Mover) -> list[Call]:
     """Copies of integer inputs into the arena: linear kernels read a few bytes beyond a source, and the caller's memory may end there."""
-    read = {name for entry in groups if isinstance(entry.node.op, IntegerConvolution | IntegerMatMul) for name in entry.node.inputs[:1]}
+    readers = [entry.node for entry in groups if isinstance(entry.node.op, IntegerBatchMatMul | IntegerConvolution | IntegerMatMul)]
+    read = {name for node in readers for name in node.inputs[:1]}
     staged = {places[name].root for name in read if name in places} & set(graph.inputs)
     calls = []
     for name, place in list(places.items()):

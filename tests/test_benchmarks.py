@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import platform
 import subprocess
@@ -25,6 +26,19 @@ def test_peak_reports_rates(options: list[str], tmp_path: Path) -> None:
     assert (small["bytes"], large["bytes"]) == (4096, 1000000)
     assert small["bytes_per_second"] > 1e8
     assert large["bytes_per_second"] > 1e8
+
+
+def test_embeddings_are_tokenized_and_compared() -> None:
+    sys.path.insert(0, str(FOLDER))
+    try:
+        embeddings = importlib.import_module("embeddings")
+    finally:
+        sys.path.remove(str(FOLDER))
+    words = ("[UNK]", "[CLS]", "[SEP]", "un", "##known", "word", ".")
+    feeds = embeddings.encode("Unknown wörd.  qz", {word: number for number, word in enumerate(words)}, 8)
+    assert feeds["input_ids"].tolist() == [[1, 3, 4, 5, 6, 0, 2, 0]]
+    assert feeds["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 1, 0]]
+    assert len(embeddings.sentences()) > 1000
 
 
 def test_latency_explains_itself() -> None:

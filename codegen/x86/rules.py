@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import cast
+
 from qcc.codegen.cpu.elementwise import plan_requantize
-from qcc.codegen.cpu.rules import Architecture, families
+from qcc.codegen.cpu.rules import Architecture, families, plan_elementwise
+from qcc.codegen.families import Call, Family, Scratch, Site
+from qcc.codegen.groups import Group
+from qcc.codegen.placing import DENSE
+from qcc.codegen.x86.batch import plan_batch
 from qcc.codegen.x86.dense import plan_dense
 from qcc.codegen.x86.depthwise import plan_depthwise
+from qcc.ir import Graph
+from qcc.ops import IntegerBatchMatMul
 
-FAMILIES = families(Architecture(plan_dense, plan_depthwise, plan_requantize))
+ARCHITECTURE = Architecture(plan_dense, plan_depthwise, plan_requantize)
+NARROWEST = 16      # columns of a product of two activations: those of the widest vector
+
+
+def is_contraction(graph: Graph, entry: Group) -> bool:
+    """A product of two activations with columns enough for a vector; narrower ones take the generic kernel."""
+    return isinstance(entry.node.op, IntegerBatchMatMul) and graph.types[entry.node.outputs[0]].shape[-1] >= NARROWEST
+
+
+def plan_contraction(site: Site) -> list[Call]:
+    """The product, and the requantization behind it if there is one."""
+    node, requantize = site.group.node, site.group.requantize
+    a, b, acc = (site.place(name) for name in (*node.inputs, node.outputs[0]))
+    kernel = plan_batch(a.view, b.view, acc.view, cast(IntegerBatchMatMul, node.op).zero_points, site.target)
+    calls = [Call(node.outputs[0], kernel, (a, b, acc, Scratch(kernel.packed.span), Scratch(4 * kernel.numbers.span)))]
+    return calls if requantize is None else calls + plan_elementwise(ARCHITECTURE, replace(site, group=Group(requantize)))
+
+
+FAMILIES = (Family("contraction", is_contraction, DENSE, plan_contraction), *families(ARCHITECTURE))

@@ -85,13 +85,10 @@ class Channels:
         """The labels at the value's whole shape."""
         return np.broadcast_to(self.labels[name], self.graph.types[name].shape)
 
-    def along(self, name: str, axis: int) -> Array:
-        """The labels along one axis, all others tied; of shape [1, ..., extent, ..., 1]."""
-        rank, extent = self.graph.types[name].rank, self.graph.types[name].shape[axis]
-        labels = self.ties.collapse(self.labels[name], tuple(a for a in range(rank) if a != axis))
-        shape = tuple(extent if a == axis else 1 for a in range(rank))
-        self.labels[name] = np.broadcast_to(labels, shape)
-        return self.labels[name]
+    def along(self, name: str, axis: int) -> None:
+        """Ties all channels of a value but those along one axis."""
+        others = tuple(a for a in range(self.graph.types[name].rank) if a != axis)
+        self.labels[name] = self.ties.collapse(self.labels[name], others)
 
     def free(self, name: str, axis: int) -> None:
         """A value that its producer can scale along an axis."""

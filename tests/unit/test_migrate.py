@@ -44,7 +44,7 @@ def assert_divided(graph: Graph, seed: int) -> dict[str, Array]:
     return scales
 
 
-@settings(max_examples=120)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_scales_change_no_random_network(seed: int) -> None:
     assert_divided(random_graph(seed), seed)
@@ -110,18 +110,26 @@ def test_slopes_pools_and_flattening_hand_scales_on_and_curves_do_not() -> None:
     assert c not in scales
 
 
-def attention() -> tuple[Graph, dict[str, str]]:
+def test_a_layer_behind_a_layer_that_has_its_channels_along_another_axis() -> None:
+    d = Images()
+    product = d.builder.add(MatMul(), [d.x, d.weights(6, 3)])      # channels along the last axis, read along the second
+    d.builder.outputs["y"] = d.builder.add(Convolution(pads=(1, 1, 1, 1)), [product, d.weights(2, 4, 3, 3)])
+    assert_divided(d.builder.build(), 7)
+
+
+def attention(tokens: int = 6) -> tuple[Graph, dict[str, str]]:
+    """Two heads of four channels."""
     builder, random = GraphBuilder("attention"), np.random.default_rng(5)
-    x = builder.input("x", TensorType(F32, (1, 6, 8)))
+    x = builder.input("x", TensorType(F32, (1, tokens, 8)))
     names: dict[str, str] = {}
     for part in "qkv":
         bias = builder.constant(random.normal(size=8).astype(np.float32))
         made = builder.add(MatMul(), [x, builder.constant(random.normal(size=(8, 8)).astype(np.float32)), bias])
-        heads = builder.add(Reshape((1, 6, 2, 4)), [made])
+        heads = builder.add(Reshape((1, tokens, 2, 4)), [made])
         names[part] = builder.add(Transpose((0, 2, 3, 1) if part == "k" else (0, 2, 1, 3)), [heads])
     scores = builder.add(Function("tanh"), [builder.add(MatMul(), [names["q"], names["k"]])])
     mixed = builder.add(MatMul(), [scores, names["v"]])
-    joined = builder.add(Reshape((1, 6, 8)), [builder.add(Transpose((0, 2, 1, 3)), [mixed])])
+    joined = builder.add(Reshape((1, tokens, 8)), [builder.add(Transpose((0, 2, 1, 3)), [mixed])])
     names["joined"] = joined
     builder.outputs["y"] = builder.add(MatMul(), [joined, builder.constant(random.normal(size=(8, 3)).astype(np.float32))])
     return builder.build(), names
