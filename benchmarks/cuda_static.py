@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -33,20 +30,17 @@ from qcc.codegen.cuda.dense import DenseKernel, plan_dense
 from qcc.codegen.cuda.depthwise import DepthwiseKernel, plan_depthwise
 from qcc.codegen.cuda.gemv import GemvKernel, plan_gemv
 from qcc.codegen.cuda.occupancy import occupancy
+from qcc.codegen.cuda.sass import MachineCode, disassemble
 from qcc.codegen.cuda.source import library_text
-from qcc.codegen.cuda.toolchain import compile_images, packaged
+from qcc.codegen.cuda.toolchain import compile_images
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target, find_target
 from qcc.errors import QccError
 from qcc.ir.types import U4, U8
 
 SMS = (75, 80, 86, 89, 90)
-WIDTH = 170
+WIDTH = 200
 Kernel = DenseKernel | DepthwiseKernel | GemvKernel
-_INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]*)(.*)$")
-_REGISTERS = re.compile(r"SHI_REGISTERS=(\d+)")
-_LABEL = re.compile(r"^(\.L_x?_?\w+):")
-_BRANCH = re.compile(r"`\((\.L_x?_?\w+)\)")
 
 
 @dataclass(frozen=True)
@@ -119,65 +113,30 @@ def plan(case: Case, target: Target) -> Kernel:
     return plan_dense(source, weights, bias, strides, (1, 1), 1, output, form, added, target, weight_bits=weight_bits)[0]
 
 
-def disassembler() -> str:
-    """nvdisasm, from its package or the PATH."""
-    found = [str(path) for path in packaged("bin/nvdisasm")] or [shutil.which("nvdisasm") or ""]
-    if not found[0]:
-        raise SystemExit("nvdisasm is missing: pip install 'qcc[cuda]'")
-    return found[0]
-
-
-def machine_code(kernels: Sequence[Kernel], target: Target) -> tuple[list[list[tuple[str, str, str]]], list[int]]:
-    """Per kernel its lines as (label, operation, operands), and its registers."""
+def machine_code(kernels: Sequence[Kernel], target: Target) -> list[MachineCode]:
+    """Of kernels for one compute capability."""
     symbols = {kernel: f"k{number}" for number, kernel in enumerate(dict.fromkeys(kernels))}
     with tempfile.TemporaryDirectory() as folder:
         files = worker.compile_kernels(symbols, target, Path(folder), workers=2)
         cubin, *_ = compile_images(library_text([file.read_text(encoding="ascii") for file in files]), target, Path(folder))
-        text = subprocess.run([disassembler(), "-c", str(cubin)], capture_output=True, text=True, check=True).stdout
-    sections = re.split(r"(?=\.section\s+\.text\.)", text)
-    parts = {match[1]: part for part in sections if (match := re.match(r"\.section\s+\.text\.(\w+)", part))}
-    registers = {name: int(found[1]) for name, part in parts.items() if (found := _REGISTERS.search(part))}
-    return [_lines(parts[symbols[kernel]]) for kernel in kernels], [registers[symbols[kernel]] for kernel in kernels]
+        found = disassemble(cubin)
+    return [found[symbols[kernel]] for kernel in kernels]
 
 
-def _lines(text: str) -> list[tuple[str, str, str]]:
-    lines, label = [], ""
-    for line in text.splitlines():
-        if found := _LABEL.match(line.strip()):
-            label = found[1]
-        elif found := _INSTRUCTION.match(line):
-            lines.append((label, found[2], found[3]))
-            label = ""
-    return lines
-
-
-def inner_loop(lines: Sequence[tuple[str, str, str]], products: str) -> list[str]:
-    """The operations of the innermost loop that has the most products (of everything, where they are in no loop)."""
-    places = {label: number for number, (label, _, _) in enumerate(lines) if label}
-    loops = []
-    for number, (_, operation, operands) in enumerate(lines):
-        target = _BRANCH.search(operands)
-        if operation.startswith("BRA") and target and places.get(target[1], number + 1) <= number:
-            loops.append([operation for _, operation, _ in lines[places[target[1]]:number + 1]])
-    counted = [(sum(operation.startswith(products) for operation in loop), -len(loop), loop) for loop in loops]
-    best = max(counted, default=(0, 0, []), key=lambda entry: entry[:2])
-    return best[2] if best[0] else [operation for _, operation, _ in lines]
-
-
-def examine(case: Case, kernel: Kernel, lines: Sequence[tuple[str, str, str]], registers: int, sm: int) -> Row:
+def examine(case: Case, kernel: Kernel, code: MachineCode, sm: int) -> Row:
     products = "IMMA" if isinstance(kernel, DenseKernel) else "IDP"
-    operations = [operation for _, operation, _ in lines]
-    loop = inner_loop(lines, products)
+    loop, launch = code.inner_loop(products), kernel.launch
     inside = [operation for operation in loop if operation.startswith(products)]
-    loads = [operation for operation in operations if operation.startswith(("LDG", "LDGSTS"))]
-    spills, wide = sum(operation.startswith(("STL", "LDL")) for operation in operations), sum(".128" in load for load in loads)
-    tile, stages, launch = "-", 1, kernel.launch
+    loads = [instruction.operation for instruction in code.instructions if instruction.operation.startswith("LDG")]
+    loads = [load for load in loads if not load.startswith("LDGDEPBAR")]
+    wide = sum(".128" in load for load in loads)
+    tile, stages = "-", 1
     if isinstance(kernel, DenseKernel):
         tile = f"{kernel.tile.rows}x{kernel.tile.columns}/{kernel.tile.warps[0]}x{kernel.tile.warps[1]}"
         stages = kernel.tile.stages if any(load.startswith("LDGSTS") for load in loads) else 2
-    return Row(
-        case.name, sm, tile, registers, launch.shared_bytes, occupancy(sm, registers, launch), spills, wide, len(loads), stages - 1,
-        inside[0] if inside else "none", len(inside), fewest(kernel, sm), len(loop), len(inside) / max(1, len(loop)))
+    resident, spills = occupancy(sm, code.registers, launch), code.count("STL", "LDL")
+    return Row(case.name, sm, tile, code.registers, launch.shared_bytes, resident, spills, wide, len(loads), stages - 1,
+               inside[0] if inside else "none", len(inside), fewest(kernel, sm), len(loop), len(inside) / max(1, len(loop)))
 
 
 def fewest(kernel: Kernel, sm: int) -> int:
@@ -192,7 +151,7 @@ def table(rows: Sequence[Row], sm: int) -> Table:
     shown = Table(title=f"sm_{sm}")
     for name in ("kernel", "tile/warps", "registers", "shared", "occupancy", "spills", "16-byte loads", "steps ahead", "products",
                  "in the loop", "of a step at least", "instructions", "share"):
-        shown.add_column(name, justify="left" if name in ("kernel", "products") else "right")
+        shown.add_column(name, justify="left" if name in ("kernel", "products") else "right", no_wrap=name in ("kernel", "products"))
     for row in rows:
         shown.add_row(row.kernel, row.tile, str(row.registers), str(row.shared_bytes), f"{row.occupancy:.0%}", str(row.spilled),
                       f"{row.wide_loads}/{row.loads}", str(row.depth), row.products, str(row.products_in_loop), str(row.fewest),
@@ -209,13 +168,15 @@ def main() -> int:
     for sm in arguments.sm or SMS:
         target = find_target(f"cuda:sm_{sm}")
         kernels = [plan(case, target) for case in CASES]
-        code, registers = machine_code(kernels, target)
-        found = [examine(*entry, sm) for entry in zip(CASES, kernels, code, registers, strict=True)]
+        found = [examine(*entry, sm) for entry in zip(CASES, kernels, machine_code(kernels, target), strict=True)]
         console.print(table(found, sm))
         rows += found
     if arguments.output is not None:
         arguments.output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    return int(any(row.spilled for row in rows))
+    spilled = [f"{row.kernel} for sm_{row.sm}" for row in rows if row.spilled]
+    if spilled:
+        console.print(f"these kernels keep registers in memory: {', '.join(spilled)}")
+    return int(bool(spilled))
 
 
 if __name__ == "__main__":

@@ -152,8 +152,12 @@ def estimated(steps: Mapping[str, Step], target: Target) -> Profile:
 
 
 def estimate(step: Step, target: Target) -> float:
-    """Seconds of one run of a step's kernel on one core."""
+    """Seconds of one run of a step's kernel on one core, or on a GPU."""
     kernel = step.kernel
+    if target.is_gpu:
+        from qcc.codegen.cuda.costs import seconds
+
+        return seconds(kernel, target)
     moved = sum(view.dtype.bytes * prod(view.shape) for view in kernel.operands[: len(kernel.operands) - step.scratch])
     cycles = kernel.macs / target.lanes
     work, tile = getattr(kernel, "work", None), getattr(kernel, "tile", None)

@@ -85,7 +85,7 @@ class DenseKernel:
     def work(self) -> Work:
         """The layer as the cost model sees it."""
         weight = self.bits.weights * 8 // self.bits.source      # bits beside a byte of the source
-        return Work(prod(self.output.shape[:3]), self.channels // self.groups, self.depth, self.groups, weight)
+        return Work(prod(self.output.shape[:3]), self.channels // self.groups, self.depth, self.groups, weight, self.bits.source)
 
     @property
     def weight_bits(self) -> int:

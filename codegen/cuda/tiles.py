@@ -83,7 +83,7 @@ DEVICES: dict[int, Device] = {
     89: Device("RTX 4090", 128, 2.52, 1024, 2048, 100 << 10, 400.0, _tiles(3)),
     90: Device("H100", 132, 1.83, 2560, 0, 228 << 10, 1830.0, _tiles(4)),
 }
-FAT = Device("A100 with the shared memory of smaller GPUs", 108, 1.41, 2048, 0, 100 << 10, 1100.0, _tiles(3))
+FAT = Device("A100 with the shared memory of smaller GPUs", 108, 1.41, 2048, 4096, 100 << 10, 1100.0, _tiles(3))
 
 
 def device_of(target: Target) -> Device:
@@ -93,13 +93,15 @@ def device_of(target: Target) -> Device:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A matrix product as the cost model sees it: pixels, channels of a group, bytes under a pixel, groups, bits of a weight."""
+    """A matrix product as the cost model sees it: pixels, channels of a group, bytes under a pixel, groups, bits of a weight beside a byte
+    of the source, and bits of the source's values."""
 
     rows: int
     columns: int
     depth: int
     groups: int = 1
     weight_bits: int = 8
+    source_bits: int = 8
 
 
 def shared_bytes(tile: Tile, weight_bits: int) -> int:
@@ -120,7 +122,8 @@ def cycles(work: Work, tile: Tile, device: Device) -> float:
     waves = ceil(blocks / (device.processors * fitting))
     resident = min(fitting, ceil(blocks / device.processors))
     steps = ceil(work.depth / STEP_BYTES)
-    products = tile.rows * tile.columns * STEP_BYTES / device.macs
+    narrow = work.source_bits == 4
+    products = tile.rows * tile.columns * STEP_BYTES * (2 if narrow else 1) / (device.macs4 or device.macs if narrow else device.macs)
     fragments = (tile.rows * tile.warps[1] + tile.columns * tile.warps[0] * work.weight_bits / 8) * STEP_BYTES / 128
     loads = (tile.rows + tile.columns * work.weight_bits / 8) * STEP_BYTES / 48
     waiting = _LATENCY / max(1, tile.stages - 1)
