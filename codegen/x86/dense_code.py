@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qcc.codegen.x86.dense import DenseKernel
 
 LINE = 64               # bytes of a cache line
+AHEAD = 8192            # bytes that a stream of weights which are read once is asked for ahead of time
 MOST_TILES = 4          # per line and round: with more tiles to a group of panels, its first reading hardly counts
 
 
@@ -86,20 +87,25 @@ class DenseCode(ImplicitProductCode):
 
     @property
     def lines(self) -> int:
-        """Cache lines of the next panels that a round asks for; 0 where that is not worth it."""
+        """Cache lines of weights that a round asks for; 0 where that is not worth it."""
         kernel, rounds = self.kernel, self.kernel.rounds
         tiles = prod(kernel.pixel_tiles)
+        if tiles == 1:
+            return -(-rounds.steps * kernel.step_bytes // LINE) if rounds.count else 0
         own = kernel.steps * kernel.step_bytes    # bytes of a panel
         share = rounds.count * kernel.runs[0] * kernel.runs[1] * tiles * LINE
         worthwhile = kernel.panels > kernel.panel_group and 0 < share <= MOST_TILES * own
         return -(-own // share) if worthwhile else 0
 
     def _upcoming(self, panel_group: Any, tile: Any, panel: Any) -> Any:
-        """Where the share of the next group's weights begins that this tile asks for while it computes a panel."""
+        """Where the share of the next group's weights begins that this tile asks for while it computes a panel; a single tile reads all
+        weights as one stream, of which it asks for what follows soon."""
         kernel = self.kernel
         if not self.lines:
             return None
         own = kernel.steps * kernel.step_bytes
+        if prod(kernel.pixel_tiles) == 1:
+            return self.function.let(panel * own + AHEAD)
         share = self.kernel.rounds.count * kernel.runs[0] * kernel.runs[1] * self.lines * LINE
         following = (panel_group + 1) * kernel.panel_group
         return self.function.let(following * own + (tile * kernel.panel_group + panel - panel_group * kernel.panel_group) * share)

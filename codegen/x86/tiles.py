@@ -26,6 +26,7 @@ STORE = 1.0             # cycles to store one int32 accumulator
 TILE_OVERHEAD = 4.0     # cycles to find the addresses of a tile and to start its loops
 FIRST_LEVEL = 32768     # bytes of weights that stay in the first-level cache between tiles
 STREAM = 28.0           # bytes of weights per cycle from the second-level cache
+UNPACK = {2: 0.5, 3: 0.6, 4: 0.45, 8: 0.0}    # cycles to make a vector of weights from those that share bytes with others
 CROWDED = 12.0          # more of them where accumulators leave the epilogue hardly a register, of which a residual needs more
 
 
@@ -43,10 +44,10 @@ def candidates(work: Work, target: Target) -> Iterator[Tile]:
 def cycles(work: Work, tile: Tile, target: Target) -> float:
     """Estimated cycles of the whole layer on one core."""
     accumulators = tile.pixels * tile.blocks
-    vector = target.lanes * 4
-    streamed = tile.blocks * vector / STREAM if work.steps * work.channels * 4 > FIRST_LEVEL else 0.0
+    vector = target.lanes * 4 * work.weight_bits / 8
+    streamed = tile.blocks * vector / STREAM if work.steps * work.channels * work.weight_bits / 2 > FIRST_LEVEL else 0.0
     dot = DOT_PRODUCTS[target.dot]
-    products = accumulators * dot.cycles + tile.blocks * dot.weight_cycles + tile.pixels * dot.activation_cycles
+    products = accumulators * dot.cycles + tile.blocks * (dot.weight_cycles + UNPACK[work.weight_bits]) + tile.pixels * dot.activation_cycles
     step = max(products, (tile.pixels + tile.blocks) / 2, LATENCY, streamed)
     store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
     tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, target.lanes)
