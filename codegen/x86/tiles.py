@@ -26,7 +26,8 @@ STORE = 1.0             # cycles to store one int32 accumulator
 TILE_OVERHEAD = 4.0     # cycles to find the addresses of a tile and to start its loops
 FIRST_LEVEL = 32768     # bytes of weights that stay in the first-level cache between tiles
 STREAM = 28.0           # bytes of weights per cycle from the second-level cache
-UNPACK = {2: 0.5, 3: 0.6, 4: 0.45, 8: 0.0}    # cycles to make a vector of weights from those that share bytes with others
+UNPACK = {2: 1.75, 3: 2.2, 4: 1.5, 8: 0.0}    # instructions to make a vector of weights from those that share bytes with others
+ISSUED = 4.0            # vector instructions per cycle, of which dot products can be half
 CROWDED = 12.0          # more of them where accumulators leave the epilogue hardly a register, of which a residual needs more
 
 
@@ -47,8 +48,9 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     vector = target.lanes * 4 * work.weight_bits / 8
     streamed = tile.blocks * vector / STREAM if work.steps * work.channels * work.weight_bits / 2 > FIRST_LEVEL else 0.0
     dot = DOT_PRODUCTS[target.dot]
-    products = accumulators * dot.cycles + tile.blocks * (dot.weight_cycles + UNPACK[work.weight_bits]) + tile.pixels * dot.activation_cycles
-    step = max(products, (tile.pixels + tile.blocks) / 2, LATENCY, streamed)
+    products = accumulators * dot.cycles + tile.blocks * dot.weight_cycles + tile.pixels * dot.activation_cycles
+    issued = (2 * products + tile.blocks * UNPACK[work.weight_bits]) / ISSUED
+    step = max(products, issued, (tile.pixels + tile.blocks) / 2, LATENCY, streamed)
     store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
     tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, target.lanes)
     free = target.registers * (7 if work.residual else 12) // 16
