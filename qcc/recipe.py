@@ -31,7 +31,7 @@ class Recipe:
     Attributes:
         target: name of the machine (codegen/target.py), "host" included; the artifact's recipe holds the resolved name.
         name: C identifier of the library; empty: from the model's file name.
-        weight_bits, activation_bits: width of weights and of values between layers, 2 to 8, stored one per byte.
+        weight_bits, activation_bits: width of weights and of values between layers, 2 to 8 (docs/low-bits.md: how they are stored).
         weights, activations: other widths, by the name of a layer (of the value that it computes) and by the name of a value.
         weight_granularity: scales of weights: one per output "channel" of a layer, or one per "tensor".
         calibration: "data", or "none": inputs are made (docs/calibration.md), from this `seed`.
