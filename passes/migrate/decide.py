@@ -81,7 +81,7 @@ class Judge:
         run = self.prepare(graph, names := [graph.outputs[port] for port in ports])
         exact = [[found[name] for name in names] for found in map(run, unseen)]
         errors = {}
-        methods = ("none", *(method for method in METHODS if method != "shift" or movable(graph)))
+        methods = ("none", *(method for method in METHODS if self._sensible(graph, method)))
         for done, method in enumerate(methods):
             migrated = graph if method == "none" else self.find(graph, method, seen).apply(graph)
             names = [migrated.outputs[port] for port in ports]
@@ -89,6 +89,10 @@ class Judge:
             progress(done + 1, len(methods))
         best = min(errors, key=errors.__getitem__)
         return best if errors[best] < GAIN * errors["none"] else "none"
+
+    def _sensible(self, graph: Graph, method: str) -> bool:
+        """Weights with a scale per channel gain nothing from equal ranges, and a network without norms nothing from shifts."""
+        return {"equalize": self.bits.per_tensor, "shift": bool(movable(graph))}.get(method, True)
 
     def _error(
         self, graph: Graph, outputs: Sequence[str], seen: Sequence[Mapping[str, Array]], unseen: Sequence[Mapping[str, Array]],
