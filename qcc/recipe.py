@@ -59,7 +59,7 @@ class Recipe:
     weight_granularity: str = "channel"
     calibration: str = "data"
     seed: int = 0
-    observer: str = "minmax"
+    observer: str = "auto"
     percentile: float = 99.999
     migration: str = "none"
     rounding: str = "auto"

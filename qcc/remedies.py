@@ -77,7 +77,7 @@ def _whole_network(found: Attribution, recipe: Recipe) -> Iterable[Remedy]:
     Without clipping, ranges cover all that calibration saw, and roundings grow as the ranges do; weights chosen by their effect on results
     still err.
     """
-    if recipe.observer != "minmax":
+    if recipe.observer not in ("auto", "minmax"):
         parts = [part for part in found.parts if part.cause is Cause.CLIPPING]
         yield Remedy('observer = "minmax"', f"{Cause.CLIPPING} of {len(parts)} values; at most", _gain(found, parts, 0.0))
     if recipe.rounding == "nearest":

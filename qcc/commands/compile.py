@@ -58,7 +58,7 @@ _RECIPE_OPTIONS = (                 # named as in Recipe
               help="A .npz or .npy file, a folder of them, of pictures, or of test_data_set_* folders; "
                    "none: inputs are made from what the model's BatchNorms remember.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of inputs that are made.")
-@click.option("--observer", type=click.Choice(OBSERVERS), default="minmax", show_default=True,
+@click.option("--observer", type=click.Choice(OBSERVERS), default="auto", show_default=True,
               help="How ranges are measured.")
 @click.option("--migration", type=click.Choice(MIGRATIONS), default="none", show_default=True,
               help="Of scales between layers: by the weights, by the data, or whichever errs less.")
