@@ -92,6 +92,8 @@ class Tuner:
         if record is not None:
             tuning = load_tuning(record, target)
             return Tuner(tuning.level, target, tuning)
+        if level != "none" and target.is_gpu:
+            raise UsageError(f"--tune {level} measures kernels of CPUs; the tiles of {target.name} come from tables: take --tune none")
         if level != "none" and target.variants:
             raise UsageError(f"--tune {level}: target {target.name} has kernels for {', '.join(target.variants)}, but a record is for one "
                              "target: tune for one of them, or take --tune none")

@@ -16,7 +16,8 @@ DECLARATIONS = """
  * - A process made by fork() cannot use its parent's contexts.
  *
  * The driver's own errors come as NAME_OUT_OF_MEMORY or NAME_KERNEL_FAILED; NAME_error names the step and its kernel where they are known:
- * always for NAME_run_steps, while a run of all steps only shows that one of them failed. */
+ * always for NAME_run_steps, while a run of all steps only shows that one of them failed. With QCC_CUDA_STEPWISE in the environment of
+ * NAME_init, every run waits for each of its steps, and names the one that fails. */
 
 /* NAME_init on another GPU than the first, counted from 0. */
 NAME_API int NAME_init_device(NAME_context **context, void *storage, void *arena, int32_t device);

@@ -29,6 +29,7 @@ struct qcc_engine {
     CUstream stream, latest; /* the one of host runs, and that of the last run */
     CUevent done;            /* recorded behind the last run */
     void *owned_storage;
+    int stepwise; /* every step is awaited, so that a failure has a name: QCC_CUDA_STEPWISE was in the environment */
     _Atomic int32_t busy;
     char text[QCC_ENGINE_TEXT];
 };
@@ -205,6 +206,7 @@ static int qcc_cuda_init(struct qcc_engine **result, const struct qcc_engine_mod
     engine->model = model;
     engine->owned_storage = owned;
     engine->device = device;
+    engine->stepwise = getenv("QCC_CUDA_STEPWISE") != NULL;
     int status;
     pthread_mutex_lock(&qcc_cuda_lock);
     engine->loaded = qcc_cuda_acquire(model, device, &status, text);

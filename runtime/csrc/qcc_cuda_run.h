@@ -50,18 +50,7 @@ static int qcc_cuda_await(struct qcc_engine *engine) {
     CUresult result = qcc_cuda.cuStreamSynchronize(engine->stream);
     if (result == CUDA_SUCCESS) return QCC_ENGINE_OK;
     return qcc_cuda_fail(engine->text, engine->model->name, result,
-                         "a step failed on the GPU (run the steps one at a time in a new process to see which)");
-}
-
-/* Starts the graph behind whatever ran last, so that the arena has one user at a time. */
-static int qcc_cuda_start(struct qcc_engine *engine, CUstream stream) {
-    CUresult result = CUDA_SUCCESS;
-    if (stream != engine->latest) result = qcc_cuda.cuStreamWaitEvent(stream, engine->done, 0);
-    if (result == CUDA_SUCCESS && engine->model->step_count != 0) result = qcc_cuda.cuGraphLaunch(engine->executable, stream);
-    if (result != CUDA_SUCCESS) return qcc_cuda_fail(engine->text, engine->model->name, result, "the CUDA graph cannot be started");
-    engine->latest = stream;
-    result = qcc_cuda.cuEventRecord(engine->done, stream);
-    return result == CUDA_SUCCESS ? QCC_ENGINE_OK : qcc_cuda_fail(engine->text, engine->model->name, result, "the run's end cannot be marked");
+                         "a step failed on the GPU (with QCC_CUDA_STEPWISE=1 in the environment, a new process tells which)");
 }
 
 static CUresult qcc_cuda_launch(struct qcc_engine *engine, int32_t step) {
@@ -79,6 +68,18 @@ static int qcc_cuda_run_steps(struct qcc_engine *engine, int32_t first, int32_t 
         if (result != CUDA_SUCCESS) return qcc_cuda_fail_step(engine, i, result, "failed on the GPU");
     }
     return QCC_ENGINE_OK;
+}
+
+/* Starts the graph behind whatever ran last, so that the arena has one user at a time. Stepwise, it does the work instead. */
+static int qcc_cuda_start(struct qcc_engine *engine, CUstream stream) {
+    CUresult result = engine->stepwise && stream != engine->stream ? qcc_cuda.cuStreamSynchronize(stream) : CUDA_SUCCESS;
+    if (result == CUDA_SUCCESS && engine->stepwise) return qcc_cuda_run_steps(engine, 0, engine->model->step_count);
+    if (result == CUDA_SUCCESS && stream != engine->latest) result = qcc_cuda.cuStreamWaitEvent(stream, engine->done, 0);
+    if (result == CUDA_SUCCESS && engine->model->step_count != 0) result = qcc_cuda.cuGraphLaunch(engine->executable, stream);
+    if (result != CUDA_SUCCESS) return qcc_cuda_fail(engine->text, engine->model->name, result, "the CUDA graph cannot be started");
+    engine->latest = stream;
+    result = qcc_cuda.cuEventRecord(engine->done, stream);
+    return result == CUDA_SUCCESS ? QCC_ENGINE_OK : qcc_cuda_fail(engine->text, engine->model->name, result, "the run's end cannot be marked");
 }
 
 /* All steps with an event between any two; `events` has one more than there are steps. */

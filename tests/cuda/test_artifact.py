@@ -82,6 +82,15 @@ def test_a_gpu_without_code(artifact: Path, setting: Set) -> None:
     expect(artifact, r"compute capability 7\.0, and the library holds code for sm_75 sm_80 .* and PTX for sm_90 or later; .*cuda:sm_70")
 
 
+def test_stepwise_runs_name_the_kernel_that_fails(artifact: Path, setting: Set, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QCC_CUDA_STEPWISE", "1")
+    with qcc.load(artifact) as module:
+        module.selftest()
+        setting("FAIL", "cuStreamSynchronize=700")
+        with pytest.raises(RuntimeFailure, match=r"step 0, .* \(kernel small_k0\) failed on the GPU: CUDA_ERROR_ILLEGAL_ADDRESS"):
+            module.run({"image": images(0)})
+
+
 def loading(artifact: Path, **options: Any) -> str:
     """What a new process that loads the artifact says."""
     code = f"import qcc; qcc.load({str(artifact)!r})"

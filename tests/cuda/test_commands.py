@@ -95,6 +95,13 @@ def test_targets(driver: FakeDriver) -> None:
         find_target("cuda:sm90")
 
 
+def test_tuning_is_refused(tmp_path: Path) -> None:
+    onnx.save(small_network(), tmp_path / "small.onnx")
+    result = qcc("compile", tmp_path / "small.onnx", "--target", "cuda", "--tune", "quick", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "the tiles of cuda come from tables" in " ".join(result.stderr.split())
+
+
 def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "packaged", lambda pattern: [])
     monkeypatch.setenv("PATH", str(tmp_path))
