@@ -181,9 +181,10 @@ def _build_libraries(program: Program, target: Target, source: Source, objects: 
     for number, path in enumerate(() if target.is_gpu else objects):
         members.append(f"kernels{number}.o")
         shutil.copyfile(path, work / members[-1])
-    link.merge_objects(tools, work, members, exported_names(name, target.is_gpu, bool(program.variants)), f"{name}.o")
+    exported = exported_names(name, target.is_gpu, bool(program.variants))
+    link.merge_objects(tools, work, members, exported, f"{name}.o")
     link.make_static(tools, work, f"{name}.o", f"artifact/lib{name}.a")
-    link.make_shared(tools, work, f"{name}.o", f"lib{name}.so")
+    link.make_shared(tools, work, f"{name}.o", exported, f"lib{name}.so")
     (work / f"lib{name}.so").rename(work / "artifact" / f"lib{name}.so")
 
 

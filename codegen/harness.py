@@ -38,7 +38,7 @@ def write_harness(steps: Mapping[str, Step], compiler: KernelCompiler, folder: P
     (folder / SOURCE.name).write_bytes(SOURCE.read_bytes())
     (folder / "Makefile").write_text(f"{PROGRAM}: {SOURCE.name} kernels.h {' '.join(objects)}\n\t$(CC) {' '.join(_OPTIONS)} -o $@ "
                                      f"{SOURCE.name} {' '.join(objects)} -lm\n", "utf-8")
-    compile_it = [link.find_toolchain(compiler.target).compiler, *_OPTIONS, "-o", PROGRAM, SOURCE.name, *objects, "-lm"]
+    compile_it = [*link.find_toolchain(compiler.target).compiler, *_OPTIONS, "-o", PROGRAM, SOURCE.name, *objects, "-lm"]
     link.execute(compile_it, folder, "building the profile program")
     return folder / PROGRAM
 

@@ -184,7 +184,7 @@ def candidates_library(symbols: Mapping[Any, str], compiler: KernelCompiler, fol
     objects = compiler.compile(symbols, folder)
     library = str(folder / "candidates.so")
     tools = link.find_toolchain(compiler.target)
-    command = [tools.compiler, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, *map(str, objects), "-lm", "-lc"]
+    command = [*tools.compiler, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, *map(str, objects), "-lm", "-lc"]
     link.execute(command, folder, "linking candidates")
     return library
 

@@ -50,7 +50,7 @@ def build_machine(folder: Path, threads: int, target: Target) -> Machine:
     program = folder / "peak"
     options = [f"-m{attribute.removeprefix('+')}" for attribute in target.attributes]
     compiler = find_toolchain(target).compiler
-    done = subprocess.run([compiler, "-O2", *options, "-o", program, SOURCE], capture_output=True, text=True, check=False)
+    done = subprocess.run([*compiler, "-O2", *options, "-o", program, SOURCE], capture_output=True, text=True, check=False)
     if done.returncode:
         raise CodegenError(f"{SOURCE.name} cannot be compiled: {done.stderr.strip()[-300:]}")
     return Machine(program, threads)

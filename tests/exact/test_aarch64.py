@@ -186,7 +186,9 @@ def test_a_core_that_lacks_dot_products_is_told_so(
 
 def test_no_cross_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(CodegenError, match=r"target aarch64-neon: .* apt install gcc-aarch64-linux-gnu"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    wanted = r"target aarch64-neon: .* apt install gcc-aarch64-linux-gnu, or anywhere with: pip install ziglang"
+    with pytest.raises(CodegenError, match=wanted):
         find_toolchain(TARGETS["aarch64-neon"])
 
 
