@@ -1,7 +1,7 @@
 /* Times kernels and prints a profile as JSON: built for a device, run on it, its output kept.
  *
- * As in tuning_clock.py, constants rotate over more copies than a core's own caches hold, all kernels take turns in an order that is
- * reversed from turn to turn, the thread's processor time counts, and a kernel's time is the median of its turns.
+ * As in tuning_clock.py, constants rotate over as many bytes as the network has, all kernels take turns in an order that is
+ * reversed from turn to turn, the thread's processor time counts, and a kernel's time is the least of its turns, the least disturbed one.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -61,18 +61,13 @@ static double run(const struct kernel *k, long count) {
     return (now() - start) / (double)count;
 }
 
-static int order(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 int main(void) {
     static double seconds[KERNELS][TURNS];
     static long counts[KERNELS], largest[MOST_OPERANDS];
     for (int k = 0; k < KERNELS; ++k) {
         for (int i = 0; i < kernels[k].operands; ++i)
             if (!kernels[k].of[i].constant && largest[i] < kernels[k].of[i].bytes) largest[i] = kernels[k].of[i].bytes;
-        if (constants_bytes < 2 * constants_of(&kernels[k])) constants_bytes = 2 * constants_of(&kernels[k]);
+        if (constants_bytes < constants_of(&kernels[k])) constants_bytes = constants_of(&kernels[k]);
     }
     constants = block(constants_bytes);
     for (int i = 0; i < MOST_OPERANDS; ++i) others[i] = block(largest[i]);
@@ -89,8 +84,9 @@ int main(void) {
         }
     printf("{%s, \"seconds\": {", HEAD);
     for (int k = 0; k < KERNELS; ++k) {
-        qsort(seconds[k], TURNS, sizeof(double), order);
-        printf("%s\n %s: %.9g", k ? "," : "", kernels[k].name, seconds[k][TURNS / 2]);
+        double least = seconds[k][0];
+        for (int turn = 1; turn < TURNS; ++turn) least = seconds[k][turn] < least ? seconds[k][turn] : least;
+        printf("%s\n %s: %.9g", k ? "," : "", kernels[k].name, least);
     }
     printf("}}\n");
     return 0;

@@ -15,20 +15,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from qcc.codegen.arm import tiles as arm_tiles
+from qcc.codegen.arm.dense import NeonDenseKernel
+from qcc.codegen.arm.intrinsics import dot_product_of
 from qcc.codegen.program import Space, Step
 from qcc.codegen.target import Target
 from qcc.codegen.tune import Races, candidates_library, contender
-from qcc.codegen.tuning import alternatives, value_text
+from qcc.codegen.tuning import value_text
 from qcc.codegen.tuning_cache import Cache, versions
 from qcc.codegen.tuning_clock import run_races
 from qcc.codegen.tuning_race import Rules
 from qcc.codegen.worker import KernelCompiler
+from qcc.codegen.x86 import tiles as x86_tiles
+from qcc.codegen.x86.dense import DenseKernel
 from qcc.errors import UsageError
 
 FORMAT = 1
 CHOICES = frozenset({"tile", "rows", "fold"})
 RULES = Rules(heats=9, turns=9, hopeless=math.inf, duel=1)      # every kernel runs in every turn
 COMPILED_AT_ONCE = 48
+ROTATED_STEP, MOST_ROTATED = 1 << 18, 1 << 26      # bytes
 CLOCK = 3.0e9            # cycles per second that the estimate assumes
 BANDWIDTH = 1.0e10       # bytes per second that it assumes of the outer caches
 CALL_SECONDS = 1e-7      # of any kernel
@@ -113,37 +119,44 @@ def distinct(steps: Iterable[Step]) -> dict[str, Step]:
 
 
 def measured(
-    steps: Mapping[str, Step], compiler: KernelCompiler, cache: Cache, progress: Progress, races: Races = run_races
+    steps: Mapping[str, Step], compiler: KernelCompiler, cache: Cache, progress: Progress, constants: int, races: Races = run_races
 ) -> Profile:
     """Time every kernel that is not in the cache, in child processes.
 
     Args:
         steps: by subject (`distinct`).
+        constants: bytes of the network's: so many are read between two runs of a kernel.
         progress: told ("profile", kernels done, kernels in all).
 
     Raises:
         CodegenError: a kernel cannot be compiled, or crashes.
     """
-    found = {name: cache.find_seconds(name) for name in steps}
+    rotated = rotation(constants)
+    found = {name: cache.find_seconds(f"{name} among {rotated}") for name in steps}
     seconds = {name: value for name, value in found.items() if value is not None}
     waiting = [name for name in steps if name not in seconds]
     progress("profile", len(seconds), len(steps))
     for start in range(0, len(waiting), COMPILED_AT_ONCE):
         portion = waiting[start : start + COMPILED_AT_ONCE]
-        for name, value in zip(portion, _times([steps[name] for name in portion], compiler, races), strict=True):
+        for name, value in zip(portion, _times([steps[name] for name in portion], compiler, rotated, races), strict=True):
             seconds[name] = value
-            cache.store_seconds(name, value)
+            cache.store_seconds(f"{name} among {rotated}", value)
         progress("profile", len(seconds), len(steps))
     return Profile(compiler.target, seconds, True, "the profile measured on this machine")
 
 
-def _times(steps: Sequence[Step], compiler: KernelCompiler, races: Races) -> list[float]:
-    """All kernels of a portion take turns in one race, so that they meet the same disturbances."""
+def rotation(constants: int) -> int:
+    """Bytes among which a kernel's constants rotate: those of the network, in coarse steps so that networks share measurements."""
+    return min(MOST_ROTATED, -(-constants // ROTATED_STEP) * ROTATED_STEP)
+
+
+def _times(steps: Sequence[Step], compiler: KernelCompiler, rotated: int, races: Races) -> list[float]:
+    """All kernels of a portion take turns in one race, so that they meet the same disturbances; the least time is the least disturbed."""
     symbols = {step.kernel: f"candidate{number}" for number, step in enumerate(steps)}
     with TemporaryDirectory(prefix="qcc-profile-") as folder:
         library = candidates_library(symbols, compiler, Path(folder))
         contenders = [contender(step.kernel, symbols[step.kernel], step) for step in steps]
-        return list(races(library, [contenders], RULES)[0].seconds)
+        return list(races(library, [contenders], RULES, rotated)[0].least)
 
 
 def estimated(steps: Mapping[str, Step], target: Target) -> Profile:
@@ -160,11 +173,10 @@ def estimate(step: Step, target: Target) -> float:
         return seconds(kernel, target)
     moved = sum(view.dtype.bytes * prod(view.shape) for view in kernel.operands[: len(kernel.operands) - step.scratch])
     cycles = kernel.macs / target.lanes
-    work, tile = getattr(kernel, "work", None), getattr(kernel, "tile", None)
-    if work is not None and tile is not None and alternatives(kernel, target):
-        from qcc.codegen.x86.tiles import cycles as of_tile
-
-        cycles = of_tile(work, tile, target)
+    if isinstance(kernel, DenseKernel):
+        cycles = x86_tiles.cycles(kernel.work, kernel.tile, target)
+    elif isinstance(kernel, NeonDenseKernel):
+        cycles = arm_tiles.cycles(kernel.work, kernel.tile, dot_product_of(target, kernel.paired), arm_tiles.CORES[target.core])
     return CALL_SECONDS + max(cycles / CLOCK, moved / BANDWIDTH)
 
 

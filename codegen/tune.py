@@ -25,7 +25,7 @@ from qcc.codegen.worker import KernelCompiler
 from qcc.errors import UsageError
 
 Progress = Callable[[str, int, int], None]
-Races = Callable[[str, Sequence[Sequence[Contender]], Rules], list[Result]]
+Races = Callable[..., list[Result]]      # as tuning_clock.run_races
 AnyKernel = TypeVar("AnyKernel")
 
 

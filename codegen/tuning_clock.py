@@ -41,23 +41,24 @@ class Contender:
     operands: tuple[tuple[int, bool], ...]
 
 
-def run_races(library: str, races: Sequence[Sequence[Contender]], rules: Rules) -> list[Result]:
+def run_races(library: str, races: Sequence[Sequence[Contender]], rules: Rules, rotated: int | None = None) -> list[Result]:
     """Race the contenders of every layer in a process of its own, one layer after the other.
 
     Args:
         library: path of a shared object that defines the contenders' symbols.
+        rotated: bytes of constants among which every contender's rotate; by default more than a core's own caches hold.
 
     Raises:
         CodegenError: a kernel crashed or failed.
     """
     code = f"import sys; sys.path[:] = {sys.path!r}; from qcc.codegen.tuning_clock import serve; serve()"
     listed = [[asdict(contender) for contender in contenders] for contenders in races]
-    request = json.dumps({"library": library, "races": listed, "rules": asdict(rules)})
+    request = json.dumps({"library": library, "races": listed, "rules": asdict(rules), "rotated": rotated})
     done = subprocess.run([sys.executable, "-c", code], input=request, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         cause = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit code {done.returncode}"
         raise CodegenError(f"timing kernels failed: the process that runs them died of {cause}; {done.stderr.strip()[-600:]}")
-    return [Result(item["winner"], item["gain"], tuple(item["seconds"])) for item in json.loads(done.stdout)]
+    return [Result(item["winner"], item["gain"], tuple(item["seconds"]), tuple(item["least"])) for item in json.loads(done.stdout)]
 
 
 def serve() -> None:
@@ -65,7 +66,7 @@ def serve() -> None:
     request = json.load(sys.stdin)
     library, rules = ctypes.CDLL(request["library"]), Rules(**request["rules"])
     races = [[Contender(c["symbol"], c["tasks"], tuple(map(tuple, c["operands"]))) for c in contenders] for contenders in request["races"]]
-    memory = Memory.for_contenders([contender for contenders in races for contender in contenders])
+    memory = Memory.for_contenders([contender for contenders in races for contender in contenders], request["rotated"])
     results = []
     for contenders in races:
         runners = [Runner(getattr(library, contender.symbol), memory.calls(contender)) for contender in contenders]
@@ -81,7 +82,7 @@ class Memory:
     others: tuple[Array, ...]
 
     @staticmethod
-    def for_contenders(contenders: Sequence[Contender]) -> Memory:
+    def for_contenders(contenders: Sequence[Contender], rotated: int | None = None) -> Memory:
         rng = np.random.default_rng(0)
 
         def block(size: int) -> Array:
@@ -91,7 +92,8 @@ class Memory:
         positions = max(len(contender.operands) for contender in contenders)
         others = [max((c.operands[place][0] for c in contenders if place < len(c.operands) and not c.operands[place][1]), default=0)
                   for place in range(positions)]
-        return Memory(block(max(ROTATED_BYTES, 2 * constants)), tuple(block(size + i * _STAGGER) for i, size in enumerate(others)))
+        room = max(ROTATED_BYTES, 2 * constants) if rotated is None else max(rotated, constants)
+        return Memory(block(room), tuple(block(size + i * _STAGGER) for i, size in enumerate(others)))
 
     def calls(self, contender: Contender) -> list[tuple[Any, ...]]:
         """Arguments of one call per copy of the constants."""

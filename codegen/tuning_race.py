@@ -34,11 +34,12 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The winner's number, how many times faster than the defender it is, and the median seconds of every contender."""
+    """The winner's number, how many times faster than the defender it is, and of every contender the median and the least seconds."""
 
     winner: int
     gain: float
     seconds: tuple[float, ...]
+    least: tuple[float, ...] = ()
 
 
 def race(count: int, turn: Callable[[int], float], rules: Rules = Rules()) -> Result:
@@ -55,13 +56,13 @@ def race(count: int, turn: Callable[[int], float], rules: Rules = Rules()) -> Re
         if number + 1 >= rules.heats:
             limit = rules.hopeless * min(min(seconds[contender]) for contender in running)
             running = [contender for contender in running if contender == 0 or min(seconds[contender]) <= limit]
-    medians = tuple(map(median, seconds))
+    medians, least = tuple(map(median, seconds)), tuple(map(min, seconds))
     challenger = min(running, key=lambda contender: (medians[contender], contender))
     if challenger == 0:
-        return Result(0, 1.0, medians)
+        return Result(0, 1.0, medians, least)
     gain, noise = _duel(challenger, turn, rules.duel)
     wins = gain > 1.0 + max(rules.least_gain, noise)
-    return Result(challenger if wins else 0, gain if wins else 1.0, medians)
+    return Result(challenger if wins else 0, gain if wins else 1.0, medians, least)
 
 
 def _duel(challenger: int, turn: Callable[[int], float], turns: int) -> tuple[float, float]:

@@ -54,17 +54,18 @@ def command(path: Path, **options: Any) -> None:
     if options["harness"] is None:
         refuse_foreign(target)
     with Progress(options["quiet"]) as progress, KernelCompiler(target) as kernels:
-        steps = Plans.of(graph, target, make_islands(graph, kernels, export_node)).steps
+        plans = Plans.of(graph, target, make_islands(graph, kernels, export_node))
+        steps = plans.steps
         if options["harness"] is not None:
             folder: Path = options["harness"]
             if folder.exists():
                 raise UsageError(f"--harness {folder} exists; name a new folder")
             folder.mkdir(parents=True)
-            program = write_harness(steps, kernels, folder)
+            program = write_harness(steps, kernels, folder, plans.constants)
             if not options["quiet"]:
                 click.echo(f"{program}: {len(steps)} kernels for {target.name}; run it on the device and keep its output as the profile")
             return
-        profile = measured(steps, kernels, Cache.here(target), progress)
+        profile = measured(steps, kernels, Cache.here(target), progress, plans.constants)
     with writing(options["output"], options["force"]) as file:
         file.write(profile.dumps().encode())
     report = {"profile": str(options["output"]), "target": target.name, "kernels": dict(profile.seconds)}

@@ -77,6 +77,11 @@ class Plans:
         return Plans(graph, {bits: plan(narrowed(graph, bits), target, "costs", islands) for bits in widths})
 
     @property
+    def constants(self) -> int:
+        """Bytes of the widest plan's constants."""
+        return len(self.programs[max(self.programs)].constants)
+
+    @property
     def steps(self) -> dict[str, Step]:
         """Every distinct kernel's step, by subject."""
         return distinct(step for program in self.programs.values() for step in program.steps)
@@ -97,5 +102,5 @@ class Plans:
                 elif bits == max(self.programs):
                     rest_latency += profile.of(step.kernel)
         widest = self.programs[max(self.programs)]
-        rest_size = len(widest.constants) - sum(own[max(self.programs)] for own in size.values())
+        rest_size = self.constants - sum(own[max(self.programs)] for own in size.values())
         return Costs(size, latency, rest_size, rest_latency, widest.arena_bytes, profile)

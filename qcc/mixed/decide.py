@@ -102,7 +102,7 @@ def measured_model(
     key = hashlib.sha256(key.encode()).hexdigest()
     path = goal.state or default_folder().parent / "sensitivity" / f"{key[:40]}.jsonl"
     losses = sensitivities(graph, subjects, samples, prepare, State.open(path, key), goal.executor,
-                           lambda done, total: progress("sensitivity", done, total))
+                           lambda done, total: progress("sensitivity", done, total), goal.at_once)
     integer = to_integer(network.encoded(Precision(8, 8)), placement, network.recipe.io == "integer")
     plans = Plans.of(integer, kernels.target, make_islands(integer, kernels, export_node), goal.weight_bits)
     labels = {WEIGHTS: tuple(map(str, goal.weight_bits)), VALUES: tuple(map(str, goal.activation_bits))}
@@ -130,7 +130,7 @@ def profile_for(goal: Goal, plans: Plans, kernels: KernelCompiler, progress: Pro
     if goal.profile is not None:
         return load_profile(goal.profile, target)
     if "latency" in goal.costs and host_features().issuperset(target.features):
-        return measured(plans.steps, kernels, Cache.here(target), progress)
+        return measured(plans.steps, kernels, Cache.here(target), progress, plans.constants)
     return estimated(plans.steps, target)
 
 

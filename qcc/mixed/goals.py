@@ -72,6 +72,7 @@ class Goal:
         frontier: a cost; the best loss for each of a sweep of budgets of it is reported, too.
         gap, seconds: when the integer program may stop.
         executor: runs the measurements of losses; by default threads of this process.
+        at_once: measurements that wait in the executor at a time, each with the values of all samples; None: one more than cores.
     """
 
     budgets: tuple[Budget, ...] = ()
@@ -89,6 +90,7 @@ class Goal:
     gap: float = 1e-3
     seconds: float = 60.0
     executor: Executor | None = None
+    at_once: int | None = None
 
     @staticmethod
     def within(*budgets: str, **others: Any) -> Goal:

@@ -112,7 +112,7 @@ def _plain(candidates: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def sensitivities(
     graph: Graph, subjects: Sequence[Subject], samples: Sequence[Mapping[str, Array]], prepare: Prepare, state: State,
-    executor: Executor | None = None, progress: Progress = lambda _done, _total: None,
+    executor: Executor | None = None, progress: Progress = lambda _done, _total: None, at_once: int | None = None,
 ) -> dict[str, dict[str, Loss]]:
     """The losses of every subject's candidates, by site and label.
 
@@ -123,6 +123,7 @@ def sensitivities(
         state: what is known is not measured again, and what is measured is added.
         executor: runs the trials, which can be pickled; by default as many threads as there are cores.
         progress: told (sites done, sites in all).
+        at_once: trials that are handed to the executor before one of them ends; by default one more than there are cores.
     """
     waiting = sorted((s for s in subjects if s.name not in state.known), key=lambda subject: subject.number)
     done = len(subjects) - len(waiting)
@@ -132,7 +133,7 @@ def sensitivities(
     assert pool is not None
     try:
         with threadpool_limits(1, "blas"):
-            for site, losses in _run(_trials(graph, waiting, samples, prepare), pool):
+            for site, losses in _run(_trials(graph, waiting, samples, prepare), pool, at_once or (os.cpu_count() or 1) + 1):
                 state.add(site, losses)
                 done += 1
                 progress(done, len(subjects))
@@ -150,9 +151,8 @@ def _trials(graph: Graph, subjects: Sequence[Subject], samples: Sequence[Feeds],
         yield subject.trial(graph, walker.values)
 
 
-def _run(trials: Iterator[Trial], pool: Executor) -> Iterator[tuple[str, dict[str, Loss]]]:
+def _run(trials: Iterator[Trial], pool: Executor, most: int) -> Iterator[tuple[str, dict[str, Loss]]]:
     """Results as they come; few trials wait at a time, because each holds the values of all samples."""
-    most = (os.cpu_count() or 1) + 1
     running: dict[Future[dict[str, Loss]], str] = {}
     try:
         for trial in trials:

@@ -25,6 +25,7 @@ from qcc.passes.rounding.rows import Rows
 from qcc.passes.rounding.tandem import segment
 
 ROWS = 16384      # positions of a layer's output that its rounding looks at
+MOST_PRODUCTS = 2 * 10**9      # of a layer's weights with the moments of its inputs: a larger one is rounded to the nearest
 MANY_BITS = 8     # rounding to the nearest is enough from here on
 
 Feeds = Mapping[str, Array]
@@ -105,9 +106,10 @@ def rounded(layer: Layer, pairs: Sequence[tuple[Array, Array]]) -> dict[str, tup
     found = {}
     for label, encoding in layer.encodings.items():
         described = describe(layer.node, weights, encoding)
-        if described.bits >= MANY_BITS or not total.finite:
+        outputs, depth = described.weights.shape[1:]
+        if described.bits >= MANY_BITS or not total.finite or outputs * depth * depth > MOST_PRODUCTS:
             result: Rounded = round_nearest(described)
-        elif described.weights.shape[2] > LARGE:
+        elif depth > LARGE:
             damped = problem.damped(described.weights, DAMPINGS[-1])
             result = round_second_order(described.compact(), damped.compact(), True, descents=0)
         else:
