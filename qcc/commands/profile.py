@@ -51,7 +51,7 @@ def command(path: Path, **options: Any) -> None:
     if (options["output"] is None) == (options["harness"] is None):
         raise UsageError("expected one of -o FILE, to measure here, and --harness FOLDER, to measure on another device")
     graph, target = integer_graph(path, options)
-    if options["harness"] is None:
+    if options["harness"] is None or target.is_gpu or target.variants:
         refuse_foreign(target)
     with Progress(options["quiet"]) as progress, KernelCompiler(target) as kernels:
         plans = Plans.of(graph, target, make_islands(graph, kernels, export_node))
@@ -101,6 +101,9 @@ def refuse_foreign(target: Target) -> None:
     """Raises UsageError if this machine cannot run the target's kernels."""
     from qcc.codegen.target import host_features
 
+    if target.is_gpu or target.variants:
+        what = "kernels of GPUs are not profiled" if target.is_gpu else f"profile one of {', '.join(target.variants)}"
+        raise UsageError(f"target {target.name} cannot be measured: {what}")
     missing = sorted(set(target.features) - host_features())
     if missing:
         raise UsageError(f"target {target.name} cannot be measured here: this CPU lacks {', '.join(missing)}; write a program for the "

@@ -104,7 +104,7 @@ def measured_model(
     losses = sensitivities(graph, subjects, samples, prepare, State.open(path, key), goal.executor,
                            lambda done, total: progress("sensitivity", done, total), goal.at_once)
     integer = to_integer(network.encoded(Precision(8, 8)), placement, network.recipe.io == "integer")
-    plans = Plans.of(integer, kernels.target, make_islands(integer, kernels, export_node), goal.weight_bits)
+    plans = Plans.of(integer, kernels.target.parts[0], make_islands(integer, kernels, export_node), goal.weight_bits)
     labels = {WEIGHTS: tuple(map(str, goal.weight_bits)), VALUES: tuple(map(str, goal.activation_bits))}
     costs = plans.costs(profile_for(goal, plans, kernels, progress))
     return Model(weights, groups, ties, losses, kind_for(graph, goal.loss), costs, labels)
@@ -129,9 +129,10 @@ def profile_for(goal: Goal, plans: Plans, kernels: KernelCompiler, progress: Pro
     target = kernels.target
     if goal.profile is not None:
         return load_profile(goal.profile, target)
-    if "latency" in goal.costs and host_features().issuperset(target.features):
+    measurable = not target.is_gpu and not target.variants and host_features().issuperset(target.features)
+    if "latency" in goal.costs and measurable:
         return measured(plans.steps, kernels, Cache.here(target), progress, plans.constants)
-    return estimated(plans.steps, target)
+    return estimated(plans.steps, target.parts[0])
 
 
 def sources_digest() -> str:

@@ -134,3 +134,11 @@ def test_another_device_is_measured_there(qcc: Run, shared: Any, tmp_path: Path)
     result = qcc("profile", shared.model, "--target", foreign, "-o", tmp_path / "profile.json")
     assert result.exit_code == 2
     assert "--harness FOLDER" in result.output
+
+
+@pytest.mark.parametrize(("target", "message"), [("cuda", "kernels of GPUs are not profiled"), ("x86-64", "profile one of")])
+def test_targets_that_have_no_profile(qcc: Run, shared: Any, tmp_path: Path, target: str, message: str) -> None:
+    for where in (("-o", tmp_path / "profile.json"), ("--harness", tmp_path / "harness")):
+        result = qcc("profile", shared.model, "--target", target, *where)
+        assert result.exit_code == 2
+        assert message in result.output
