@@ -90,7 +90,7 @@ def borrow(value: Any, stream: int) -> Borrowed:
 
 
 class Driver:
-    """The functions of libcuda.so.1 that own memory."""
+    """The functions of libcuda.so.1 that own memory; RuntimeFailure where there is none, or it cannot start."""
 
     def __init__(self) -> None:
         try:
@@ -98,6 +98,7 @@ class Driver:
         except OSError as error:
             raise RuntimeFailure("there is no NVIDIA driver on this machine (libcuda.so.1 cannot be loaded)") from error
         self._contexts: dict[int, int] = {}
+        self.call("cuInit", ctypes.c_uint(0))
 
     def call(self, function: str, *arguments: Any) -> None:
         """Call a function of the driver; RuntimeFailure with its name and the driver's words if it fails."""
@@ -108,8 +109,7 @@ class Driver:
             raise RuntimeFailure(f"{function} failed: {(text.value or b'error ' + str(status).encode()).decode()}")
 
     def capabilities(self) -> list[int]:
-        """The compute capability of every GPU, times ten; RuntimeFailure when the driver cannot start."""
-        self.call("cuInit", ctypes.c_uint(0))
+        """The compute capability of every GPU, times ten."""
         count = ctypes.c_int()
         self.call("cuDeviceGetCount", ctypes.byref(count))
         found = []
@@ -169,6 +169,7 @@ class DeviceArray:
         with result._driver.on(device):
             arguments = ctypes.c_ulonglong(result.pointer), ctypes.c_void_p(source.ctypes.data), ctypes.c_size_t(source.nbytes)
             result._driver.call("cuMemcpyHtoD_v2", *arguments)
+            result._driver.call("cuStreamSynchronize", ctypes.c_void_p(None))      # the copy may end after its call does
         return result
 
     @property

@@ -26,8 +26,8 @@ struct qcc_engine {
     CUgraph graph;
     CUgraphExec executable;
     CUgraphNode *nodes;
-    CUstream stream, latest; /* the one of host runs, and that of the last run */
-    CUevent done;            /* recorded behind the last run */
+    CUstream stream; /* of runs with arrays in main memory */
+    CUevent done;    /* recorded behind the last run, on whatever stream */
     void *owned_storage;
     int stepwise; /* every step is awaited, so that a failure has a name: QCC_CUDA_STEPWISE was in the environment */
     _Atomic int32_t busy;
@@ -115,6 +115,7 @@ static int qcc_cuda_make_memory(struct qcc_engine *engine, void *arena) {
     for (int32_t i = 0; i < model->output_count; ++i) bytes += qcc_cuda_room(&model->outputs[i]);
     CUresult result = qcc_cuda.cuMemAlloc_v2(&engine->owned_memory, bytes + 1);
     if (result == CUDA_SUCCESS) result = qcc_cuda.cuMemsetD8_v2(engine->owned_memory, 0, bytes + 1);
+    if (result == CUDA_SUCCESS) result = qcc_cuda.cuStreamSynchronize(NULL); /* runs are on streams that do not wait for this one */
     char what[120];
     snprintf(what, sizeof what, "no device memory for %zu bytes of arena, inputs and outputs", bytes);
     if (result != CUDA_SUCCESS) return qcc_cuda_fail(engine->text, model->name, result, what);
@@ -168,7 +169,6 @@ static int qcc_cuda_build(struct qcc_engine *engine, void *arena) {
     CUresult result = qcc_cuda.cuStreamCreate(&engine->stream, CU_STREAM_NON_BLOCKING);
     if (result == CUDA_SUCCESS) result = qcc_cuda.cuEventCreate(&engine->done, CU_EVENT_DEFAULT);
     if (result != CUDA_SUCCESS) return qcc_cuda_fail(engine->text, model->name, result, "no stream can be made");
-    engine->latest = engine->stream;
     return qcc_cuda_make_graph(engine);
 }
 
@@ -176,7 +176,7 @@ static void qcc_engine_close(struct qcc_engine *engine) {
     if (engine == NULL) return;
     CUcontext none;
     if (engine->loaded != NULL && qcc_cuda.cuCtxPushCurrent_v2(engine->loaded->context) == CUDA_SUCCESS) {
-        if (engine->latest != NULL) qcc_cuda.cuStreamSynchronize(engine->latest);
+        if (engine->done != NULL) qcc_cuda.cuEventSynchronize(engine->done);
         if (engine->executable != NULL) qcc_cuda.cuGraphExecDestroy(engine->executable);
         if (engine->graph != NULL) qcc_cuda.cuGraphDestroy(engine->graph);
         if (engine->done != NULL) qcc_cuda.cuEventDestroy_v2(engine->done);

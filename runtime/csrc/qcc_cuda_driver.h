@@ -80,6 +80,7 @@ struct qcc_cuda_node {
     F(cuStreamWaitEvent, (CUstream, CUevent, unsigned int))                                                                       \
     F(cuEventCreate, (CUevent *, unsigned int))                                                                                   \
     F(cuEventDestroy_v2, (CUevent))                                                                                               \
+    F(cuEventSynchronize, (CUevent))                                                                                              \
     F(cuEventRecord, (CUevent, CUstream))                                                                                         \
     F(cuEventElapsedTime, (float *, CUevent, CUevent))                                                                            \
     F(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void **, void **)) \

@@ -118,6 +118,7 @@ static int qcc_cuda_fill(const struct qcc_engine_model *model, struct qcc_cuda_l
     result = qcc_cuda.cuMemsetD8_v2(loaded->constants + model->constants_bytes, 0, QCC_CUDA_SLACK);
     if (result == CUDA_SUCCESS && model->constants_bytes != 0)
         result = qcc_cuda.cuMemcpyHtoD_v2(loaded->constants, model->constants, model->constants_bytes);
+    if (result == CUDA_SUCCESS) result = qcc_cuda.cuStreamSynchronize(NULL); /* a copy may end after its call does */
     if (result != CUDA_SUCCESS) return qcc_cuda_fail(text, model->name, result, "the constants cannot be copied to the GPU");
     return qcc_cuda_functions(model, loaded, text);
 }

@@ -74,10 +74,9 @@ static int qcc_cuda_run_steps(struct qcc_engine *engine, int32_t first, int32_t 
 static int qcc_cuda_start(struct qcc_engine *engine, CUstream stream) {
     CUresult result = engine->stepwise && stream != engine->stream ? qcc_cuda.cuStreamSynchronize(stream) : CUDA_SUCCESS;
     if (result == CUDA_SUCCESS && engine->stepwise) return qcc_cuda_run_steps(engine, 0, engine->model->step_count);
-    if (result == CUDA_SUCCESS && stream != engine->latest) result = qcc_cuda.cuStreamWaitEvent(stream, engine->done, 0);
+    if (result == CUDA_SUCCESS) result = qcc_cuda.cuStreamWaitEvent(stream, engine->done, 0);
     if (result == CUDA_SUCCESS && engine->model->step_count != 0) result = qcc_cuda.cuGraphLaunch(engine->executable, stream);
     if (result != CUDA_SUCCESS) return qcc_cuda_fail(engine->text, engine->model->name, result, "the CUDA graph cannot be started");
-    engine->latest = stream;
     result = qcc_cuda.cuEventRecord(engine->done, stream);
     return result == CUDA_SUCCESS ? QCC_ENGINE_OK : qcc_cuda_fail(engine->text, engine->model->name, result, "the run's end cannot be marked");
 }
@@ -120,17 +119,11 @@ static int qcc_cuda_work(struct qcc_engine *engine, int32_t first, int32_t last,
     return qcc_cuda_run_steps(engine, first, last);
 }
 
-/* A run on another stream that is under way must end first: this one is on the engine's own. */
-static int qcc_cuda_take_stream(struct qcc_engine *engine) {
-    CUresult result = engine->latest == engine->stream ? CUDA_SUCCESS : qcc_cuda.cuStreamWaitEvent(engine->stream, engine->done, 0);
-    engine->latest = engine->stream;
-    return result == CUDA_SUCCESS ? QCC_ENGINE_OK : qcc_cuda_fail(engine->text, engine->model->name, result, "the run before cannot be awaited");
-}
-
 static int qcc_cuda_run_host(struct qcc_engine *engine, const void *const *inputs, void *const *outputs, int32_t first, int32_t last,
                              uint64_t *nanoseconds) {
     int status = qcc_cuda_bind(engine, engine->staging);
-    if (status == QCC_ENGINE_OK) status = qcc_cuda_take_stream(engine);
+    CUresult result = qcc_cuda.cuStreamWaitEvent(engine->stream, engine->done, 0); /* a run on another stream may be under way */
+    if (result != CUDA_SUCCESS) return qcc_cuda_fail(engine->text, engine->model->name, result, "the run before cannot be awaited");
     if (status == QCC_ENGINE_OK) status = qcc_cuda_upload(engine, inputs);
     if (status == QCC_ENGINE_OK) status = qcc_cuda_work(engine, first, last, nanoseconds);
     if (status == QCC_ENGINE_OK) status = qcc_cuda_download(engine, outputs);
@@ -194,7 +187,7 @@ static int qcc_cuda_read_arena(struct qcc_engine *engine, void *bytes, size_t of
                              offset + count, engine->model->arena_bytes);
         return qcc_cuda_leave(engine, status);
     }
-    CUresult result = qcc_cuda.cuStreamSynchronize(engine->latest);
+    CUresult result = qcc_cuda.cuEventSynchronize(engine->done);
     if (result == CUDA_SUCCESS) result = qcc_cuda.cuMemcpyDtoH_v2(bytes, (CUdeviceptr)(uintptr_t)engine->arena + offset, count);
     if (result != CUDA_SUCCESS) status = qcc_cuda_fail(engine->text, engine->model->name, result, "the arena cannot be read");
     return qcc_cuda_leave(engine, status);

@@ -12,7 +12,8 @@ using namespace fake;
 /* Every entry point: one at a time, the injected failure, the failure of an earlier kernel. */
 #define ENTER \
     std::lock_guard<std::recursive_mutex> guard(lock); \
-    if (int injected = injected_error(__func__)) return injected;
+    if (int injected = injected_error(__func__)) return injected; \
+    if (!state.initialized) return NOT_INITIALIZED;
 #define ENTER_CONTEXT \
     ENTER; \
     if (state.sticky != SUCCESS) return state.sticky; \
@@ -24,9 +25,16 @@ static int injected_error(const char *function) {
     return rule != nullptr && strncmp(rule, function, length) == 0 && rule[length] == '=' ? atoi(rule + length + 1) : 0;
 }
 
+API cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t bytes, void *stream);
+
 static int memory_error(uintptr_t address, size_t bytes) { return holder(address, bytes) != nullptr ? SUCCESS : INVALID_VALUE; }
 
-API cuInit(unsigned) { ENTER; return setting("QCC_FAKE_CUDA_COUNT", 1) > 0 ? SUCCESS : NO_DEVICE; }
+API cuInit(unsigned) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    state.initialized = setting("QCC_FAKE_CUDA_COUNT", 1) > 0;
+    if (int injected = injected_error(__func__)) return injected;
+    return state.initialized ? SUCCESS : NO_DEVICE;
+}
 API cuDriverGetVersion(int *version) { *version = 13000; return SUCCESS; }
 API cuGetErrorName(int error, const char **name) { *name = name_of(error); return SUCCESS; }
 API cuGetErrorString(int error, const char **text) { *text = error == OUT_OF_MEMORY ? "out of memory" : "as the fake driver says"; return SUCCESS; }
@@ -85,7 +93,7 @@ API cuMemAlloc_v2(uintptr_t *address, size_t bytes) {
     ENTER_CONTEXT;
     if (bytes == 0) return INVALID_VALUE;
     if (state.used + bytes > size_t(setting("QCC_FAKE_CUDA_MEMORY", 8l << 30))) return OUT_OF_MEMORY;
-    qcc_host::Region region = qcc_host::Region::make(bytes, true);
+    qcc_host::Region region = qcc_host::Region::make(bytes);
     memset(region.data, 0xcd, bytes);
     *address = reinterpret_cast<uintptr_t>(region.data);
     state.memory[*address] = region;
@@ -94,6 +102,7 @@ API cuMemAlloc_v2(uintptr_t *address, size_t bytes) {
 }
 API cuMemFree_v2(uintptr_t address) {
     ENTER_CONTEXT;
+    flush(&state.default_stream);
     auto found = state.memory.find(address);
     if (found == state.memory.end()) return INVALID_VALUE;
     state.used -= found->second.bytes;
@@ -101,19 +110,15 @@ API cuMemFree_v2(uintptr_t address) {
     state.memory.erase(found);
     return SUCCESS;
 }
+/* Of these two, the call may return before the bytes are there: they come in the order of the default stream, which streams that were
+ * created as non-blocking do not wait for. */
 API cuMemsetD8_v2(uintptr_t address, unsigned char value, size_t bytes) {
     ENTER_CONTEXT;
     if (int error = memory_error(address, bytes)) return error;
-    memset(reinterpret_cast<void *>(address), value, bytes);
+    state.default_stream.work.push_back([=] { memset(reinterpret_cast<void *>(address), value, bytes); });
     return SUCCESS;
 }
-API cuMemcpyHtoD_v2(uintptr_t to, const void *from, size_t bytes) {
-    ENTER_CONTEXT;
-    if (int error = memory_error(to, bytes)) return error;
-    flush(&state.default_stream);
-    memcpy(reinterpret_cast<void *>(to), from, bytes);
-    return state.sticky;
-}
+API cuMemcpyHtoD_v2(uintptr_t to, const void *from, size_t bytes) { return cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr); }
 API cuMemcpyDtoH_v2(void *to, uintptr_t from, size_t bytes) {
     ENTER_CONTEXT;
     if (int error = memory_error(from, bytes)) return error;

@@ -21,7 +21,7 @@
 namespace fake {
 
 enum Error {
-    SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200, INVALID_CONTEXT = 201,
+    SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200, INVALID_CONTEXT = 201,
     NO_BINARY_FOR_GPU = 209, INVALID_PTX = 218, INVALID_HANDLE = 400, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_OUT_OF_RESOURCES = 701,
 };
 
@@ -30,6 +30,7 @@ inline const char *name_of(int error) {
     case SUCCESS: return "CUDA_SUCCESS";
     case INVALID_VALUE: return "CUDA_ERROR_INVALID_VALUE";
     case OUT_OF_MEMORY: return "CUDA_ERROR_OUT_OF_MEMORY";
+    case NOT_INITIALIZED: return "CUDA_ERROR_NOT_INITIALIZED";
     case NO_DEVICE: return "CUDA_ERROR_NO_DEVICE";
     case INVALID_IMAGE: return "CUDA_ERROR_INVALID_IMAGE";
     case INVALID_CONTEXT: return "CUDA_ERROR_INVALID_CONTEXT";
@@ -73,6 +74,7 @@ struct State {
     std::map<uintptr_t, qcc_host::Region> memory;
     size_t used = 0;
     Stream default_stream;
+    bool initialized = false;
     int sticky = SUCCESS;
     char kernel_error[700] = "";
     int contexts = 0, modules = 0, streams = 0, events = 0, graphs = 0, executables = 0, launches = 0, graph_launches = 0;
