@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from qcc.codegen.kernel import Kernel
 from qcc.codegen.target import Target
@@ -274,9 +274,11 @@ def _serve_one(request: Batch | Question) -> Any:
 
 def _build(batch: Batch) -> None:
     if batch.target.is_gpu:
+        from qcc.codegen.cuda.launch import CudaKernel
         from qcc.codegen.cuda.source import kernel_source
 
-        Path(batch.path).write_text(kernel_source(dict(batch.kernels), batch.target), encoding="ascii")
+        kernels = {symbol: cast(CudaKernel, kernel) for symbol, kernel in batch.kernels}
+        Path(batch.path).write_text(kernel_source(kernels, batch.target), encoding="ascii")
     else:
         from qcc.codegen.emit import build_object
 

@@ -19,7 +19,7 @@ from qcc.codegen.cpu.requantization import Requantization, is_bytes
 from qcc.codegen.cuda.epilogue import PARAMETERS, Epilogue, epilogue_of, parameters
 from qcc.codegen.cuda.launch import Launch
 from qcc.codegen.cuda.packing import pack_fragments, pack_narrow_fragments, pack_nibbles, pack_numbers, padded
-from qcc.codegen.cuda.tiles import STEP_BYTES, Tile, Work, choose, results_bytes, shared_bytes
+from qcc.codegen.cuda.tiles import STEP_BYTES, Tile, Work, choose, device_of, resident_blocks, results_bytes, shared_bytes
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.errors import CodegenError
@@ -67,6 +67,7 @@ class DenseKernel:
         pieces: bytes of the source, the residual and the output that are copied at once, all of whose addresses are multiples of it
             (1: one by one).
         tile: outputs of one block.
+        resident: blocks that a multiprocessor shall hold.
     """
 
     source: View
@@ -80,6 +81,7 @@ class DenseKernel:
     bits: Bits
     pieces: Pieces
     tile: Tile
+    resident: int = 1
 
     @property
     def work(self) -> Work:
@@ -139,7 +141,7 @@ class DenseKernel:
     @property
     def launch(self) -> Launch:
         rows = -(-self.work.rows // self.tile.rows)
-        return Launch((rows, self.column_tiles, self.groups), (self.tile.threads, 1, 1), self.shared_bytes)
+        return Launch((rows, self.column_tiles, self.groups), (self.tile.threads, 1, 1), self.shared_bytes, self.resident)
 
     @property
     def tasks(self) -> int:
@@ -208,6 +210,7 @@ def plan_dense(
     window = (weights.shape[1], weights.shape[2])
     kernel = DenseKernel(source.stored, output.stored, views[1], window, strides, dilations, groups, epilogue, bits, pieces, _ANY_TILE)
     kernel = replace(kernel, tile=tile or choose(kernel.work, target))
+    kernel = replace(kernel, resident=resident_blocks(kernel.tile, kernel.shared_bytes, bits.source, device_of(target)))
     pack = PACKS[bits.source, bits.weights]      # a source shares bytes only where the weights do (rules.is_narrow)
     columns = [bias] if requantization is None else [bias, np.broadcast_to(requantization.multiplier, bias.shape)]
     flat = weights.reshape(groups, weights.shape[0] // groups, -1)

@@ -15,11 +15,16 @@ _MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Blocks in the grid, threads in a block, and bytes of dynamic shared memory (`shared.dyn` in TIR; 0 where it is static)."""
+    """Blocks in the grid, threads in a block, and bytes of dynamic shared memory (`shared.dyn` in TIR; 0 where it is static).
+
+    `resident`: blocks that a multiprocessor shall be able to run at the same time, which bounds the registers that the compiler takes;
+    0: as it likes.
+    """
 
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared_bytes: int = 0
+    resident: int = 0
 
     def __post_init__(self) -> None:
         if min(*self.grid, *self.block) < 1 or self.threads > _MOST_THREADS or self.shared_bytes < 0:

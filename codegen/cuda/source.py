@@ -13,17 +13,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from qcc.codegen.kernel import Kernel
+from qcc.codegen.cuda.launch import CudaKernel
 from qcc.codegen.target import Target
 from qcc.errors import CodegenError
 
 GENERATIONS = (0, 80, 90)      # of GPUs: without cp.async, with it, without products of 4-bit operands
 _DEVICE_KERNEL = 2      # tvm::CallingConv::kDeviceKernelLaunch
 _HEADER = Path(__file__).resolve().parent.parent.parent / "runtime" / "csrc" / "qcc_device.cuh"
+_BOUNDS = re.compile(r"__launch_bounds__\((\d+)\)")
 _KERNEL = re.compile(r'^extern "C" __global__ void (?:__launch_bounds__\(\d+(?:, *\d+)?\) )?(\w+)\([^)]*\)( \{|;)$', re.MULTILINE)
 
 
-def kernel_source(kernels: Mapping[str, Kernel], target: Target) -> str:
+def kernel_source(kernels: Mapping[str, CudaKernel], target: Target) -> str:
     """CUDA C of kernels by symbol, without anything in front of the first.
 
     Where the code of a kernel differs between the target's generations of GPUs, the preprocessor chooses (QCC_SM, see qcc_device.cuh).
@@ -34,12 +35,12 @@ def kernel_source(kernels: Mapping[str, Kernel], target: Target) -> str:
     return "\n".join(_chosen(symbol, kernel, target) for symbol, kernel in kernels.items())
 
 
-def _chosen(symbol: str, kernel: Kernel, target: Target) -> str:
+def _chosen(symbol: str, kernel: CudaKernel, target: Target) -> str:
     """A kernel's text, or its texts by generation, the latest first."""
     texts: list[tuple[int, str]] = []
     for first, sms in generations(target.sms):
         member = replace(target, sms=sms)
-        text = _source(symbol, kernel.emit(member), member)
+        text = _bounded(_source(symbol, kernel.emit(member), member), kernel)
         if texts and texts[-1][1] == text:
             continue
         texts.append((first, text))
@@ -48,6 +49,12 @@ def _chosen(symbol: str, kernel: Kernel, target: Target) -> str:
     (_, oldest), *later = texts
     branches = [f"#{'el' if number else ''}if QCC_SM >= {first}\n{text}" for number, (first, text) in enumerate(reversed(later))]
     return "".join([*branches, f"#else\n{oldest}#endif\n"])
+
+
+def _bounded(text: str, kernel: CudaKernel) -> str:
+    """With the number of blocks that shall be resident in the kernel's launch bounds."""
+    resident = kernel.launch.resident
+    return _BOUNDS.sub(rf"__launch_bounds__(\1, {resident})", text) if resident else text
 
 
 def generations(sms: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
