@@ -36,6 +36,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "qcc, ranges min-max": {"observer": "minmax"}, "qcc, ranges of least squares": {"observer": "mse"},
     "qcc, all off": {"rounding": "nearest", "correction": "none", "observer": "minmax"},
 }
+# From the simplest way to round to the best, a step at a time: each must be better than the one before it.
+LADDER: dict[str, dict[str, Any]] = {
+    "1: ranges min-max, nearest": {"observer": "minmax", "rounding": "nearest", "correction": "none"},
+    "2: least squares": {"observer": "mse", "rounding": "mse", "correction": "none"},
+    "3: and statistics corrected": {"observer": "mse", "rounding": "mse", "correction": "affine"},
+    "4: and sequential AdaQuant": {"observer": "mse", "rounding": "adaquant", "correction": "affine"},
+    "5: or what auto takes": {"observer": "mse"},
+}
 
 
 def compiled(model: Path, calibration: Feeds, feeds: Feeds, recipe: Recipe) -> Array:
@@ -62,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=528)
     parser.add_argument("--peers", nargs="*", metavar="LABEL", help="other quantizers, too: all, or those whose labels begin so")
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--ladder", action="store_true", help="instead of the variants: from rounding to the nearest up, step by step")
     chosen = parser.parse_args(arguments)
     os.environ.setdefault("NNCF_CI", "1")    # a measurement must not be reported to anybody
     logging.disable(logging.WARNING)
@@ -70,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, (weight_bits, activation_bits) = zoo.path(chosen.model), chosen.bits
     exact = run_all(peers.OnnxRuntime(peers._session(model, feeds[0], 2), "float32").run, feeds)
     print(f"{chosen.model}, w{weight_bits}a{activation_bits}, {len(calibration)} samples calibrate, {len(feeds)} evaluate", flush=True)
-    for label in chosen.variants:
+    for label, changes in LADDER.items() if chosen.ladder else ((label, VARIANTS[label]) for label in chosen.variants):
         start = time.perf_counter()
-        recipe = replace(Recipe(weight_bits=weight_bits, activation_bits=activation_bits), **VARIANTS[label])
+        recipe = replace(Recipe(weight_bits=weight_bits, activation_bits=activation_bits), **changes)
         found = compiled(model, calibration, feeds, recipe)
         print(row(label, exact, found, classes, time.perf_counter() - start), flush=True)
     if chosen.peers is None:

@@ -12,18 +12,17 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from qcc.ir import Array, Encoding, Graph, Node
-from qcc.ops import Clip, Convolution
 from qcc.passes.quantize import Form, Placement
 from qcc.passes.quantize.encode import BIAS_LIMIT, SMALLEST_SCALE
-from qcc.passes.rounding.choose import PLAIN, carry_out, choose
+from qcc.passes.rounding.choose import DAMPINGS, PLAIN, choose
 from qcc.passes.rounding.columns import weight_rows, weights_of
 from qcc.passes.rounding.layer import Layer, Rounded, round_nearest
-from qcc.passes.rounding.moments import Moments
-from qcc.passes.rounding.rows import Bounds, Rows
+from qcc.passes.rounding.moments import Moments, Problem
+from qcc.passes.rounding.rows import Rows
+from qcc.passes.rounding.solve import best_scale
 from qcc.passes.rounding.tandem import Prepare, Walker, live_elements
 
 MEMORY = 3 << 29      # bytes that the values of both networks may take
-TURNS = 2             # of looking behind a clip: each costs about as much as the first solution
 
 
 @dataclass(frozen=True)
@@ -33,14 +32,12 @@ class Options:
     Attributes:
         rounding: of weights: "auto" (per layer, what errs least on held-out samples) or the name of a method (methods.METHODS).
         correction: of what rounding does to each channel's results: "affine" (scale and bias), "bias", "none", or "auto".
-        clipped: errors that a clip hides do not count.
         tied: all outputs of a layer have one weight scale.
         rows: positions of a layer's output that are looked at, over all samples.
     """
 
     rounding: str = "auto"
     correction: str = "auto"
-    clipped: bool = True
     tied: bool = False
     rows: int = 65536
 
@@ -77,11 +74,11 @@ def correct(
         return quantized, {}
     layers = [i for i, node in enumerate(quantized.nodes) if placement.forms.get(node.outputs[0]) is Form.LINEAR]
     with threadpool_limits(1, "blas"):      # one thread gives the same sums on every machine, and never waits for a busy core
-        return _layer_by_layer(graph, quantized, placement, samples, prepare, options, progress, layers)
+        return _layer_by_layer(graph, quantized, samples, prepare, options, progress, layers)
 
 
 def _layer_by_layer(
-    graph: Graph, quantized: Graph, placement: Placement, samples: Sequence[Mapping[str, Array]], prepare: Prepare, options: Options,
+    graph: Graph, quantized: Graph, samples: Sequence[Mapping[str, Array]], prepare: Prepare, options: Options,
     progress: Callable[[int, int], None], layers: Sequence[int],
 ) -> tuple[Graph, dict[str, LayerReport]]:
     exact = Walker.start(graph, prepare, samples)
@@ -93,7 +90,7 @@ def _layer_by_layer(
         exact.advance(number + 1, (name,))
         rounded.advance(number, (node.inputs[0],))
         pairs = [(r[node.inputs[0]], e[name]) for r, e in zip(rounded.values, exact.values, strict=True)]
-        rounded.graph, reports[name] = improve(rounded.graph, placement, number, pairs, options)
+        rounded.graph, reports[name] = improve(rounded.graph, number, pairs, options)
         progress(done + 1, len(layers))
     return rounded.graph, reports
 
@@ -118,16 +115,14 @@ def on_grid(graph: Graph, sample: Mapping[str, Array]) -> dict[str, Array]:
     return {name: sample[name] if e is None else e.dequantize(e.quantize(sample[name])) for name, e in encodings.items()}
 
 
-def improve(
-    graph: Graph, placement: Placement, number: int, pairs: Sequence[tuple[Array, Array]], options: Options
-) -> tuple[Graph, LayerReport]:
+def improve(graph: Graph, number: int, pairs: Sequence[tuple[Array, Array]], options: Options) -> tuple[Graph, LayerReport]:
     """Round one layer and put the result into the graph; `pairs` are inputs and wanted results per sample."""
     node = graph.nodes[number]
     weights, encoding = graph.constants[node.inputs[1]], graph.types[node.inputs[1]].encoding
     input_encoding = graph.types[node.inputs[0]].encoding
     assert encoding is not None
     assert input_encoding is not None
-    layer = describe(node, weights, encoding, options.tied)
+    layer = replace(describe(node, weights, encoding, options.tied), coarse=input_encoding.dtype.bits < 8)
     correction = options.correction_of(layer.bits)
     given = graph.constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(len(encoding.scale), np.float32)
     rows = Rows(node, weights.shape, pairs, options.rows)
@@ -140,8 +135,7 @@ def improve(
         rounded, method = round_nearest(layer), "nearest"
         bias = seen.centred().bias(rounded.weights) if own is None else own
     else:
-        bounds = bounds_of(graph, placement, node) if options.clipped else None
-        rounded, bias, method = settle(layer, rows, (seen, unseen), options.rounding, correction == "affine", own, bounds)
+        rounded, bias, method = settle(layer, (seen, unseen), options.rounding, correction == "affine", own)
     scale = np.maximum(rounded.scale, SMALLEST_SCALE).astype(np.float32).astype(np.float64)
     limit = scale.reshape(-1) * input_encoding.scale[0] * BIAS_LIMIT
     bias = np.clip(bias.reshape(-1), -limit, limit).astype(np.float32)
@@ -149,40 +143,24 @@ def improve(
 
 
 def settle(
-    layer: Layer, rows: Rows, moments: tuple[Moments, Moments], rounding: str, refit: bool, own: Array | None, bounds: Bounds | None
+    layer: Layer, moments: tuple[Moments, Moments], rounding: str, refit: bool, own: Array | None
 ) -> tuple[Rounded, Array, str]:
-    """Integers, scales, bias [groups, outputs] and how they were found: on the results first, then, if a clip follows, behind it.
+    """Integers, scales, bias [groups, outputs] and how they were found.
 
     Args:
         own: the bias to keep, if it is not to be corrected.
     """
-    seen, unseen = moments
-    way, rounded = choose(layer, seen, unseen, rounding, refit)
-    bias = (seen + unseen).centred().bias(rounded.weights) if own is None else own
-    if bounds is None or way.method in PLAIN:
-        return rounded, bias, str(way)
-    least, best = np.inf, (rounded, bias)
-    sides: list[Moments] = [seen, unseen]
-    for turn in range(TURNS + 1):
-        error, sides = rows.within(sides, rounded.weights, bias, bounds)
-        if error < least:
-            least, best = error, (rounded, bias)
-        if turn < TURNS:
-            total = sides[0] + sides[1]
-            rounded = carry_out(way, layer, total)
-            bias = total.centred().bias(rounded.weights) if own is None else own
-    return *best, str(way)
+    way, rounded = choose(layer, *moments, rounding, refit, own)
+    problem = (moments[0] + moments[1]).centred()
+    if way.method in PLAIN and refit:
+        rounded = fitted(layer, rounded, problem)
+    return rounded, problem.bias(rounded.weights) if own is None else own, str(way)
 
 
-def bounds_of(graph: Graph, placement: Placement, node: Node) -> Bounds | None:
-    """The bounds of the clip that alone reads a layer's exact results."""
-    user = graph.only_user(node.outputs[0])
-    if user is None or not isinstance(user.op, Clip) or node.outputs[0] in placement.encoded:
-        return None
-    groups = node.op.groups if isinstance(node.op, Convolution) else 1
-    channels = graph.types[node.outputs[0]].shape[1 if isinstance(node.op, Convolution) else -1]
-    low, high = (np.broadcast_to(np.array(b, np.float32), channels).reshape(groups, 1, -1) for b in (user.op.low, user.op.high))
-    return low, high
+def fitted(layer: Layer, rounded: Rounded, problem: Problem) -> Rounded:
+    """The same integers with the scales of least error: the gain of each channel, corrected."""
+    problem = problem.damped(layer.weights, DAMPINGS[0])
+    return replace(rounded, scale=np.where(layer.free, best_scale(problem, rounded.integers, rounded.scale, layer.tied), rounded.scale))
 
 
 def describe(node: Node, weights: Array, encoding: Encoding, tied: bool = False) -> Layer:

@@ -20,6 +20,7 @@ class Layer:
         fixed: outputs whose scale must stay (their bias needs it), [groups, outputs].
         bits: width of the weights.
         tied: all outputs have one scale.
+        coarse: the inputs have fewer than 8 bits.
     """
 
     weights: Array
@@ -27,6 +28,7 @@ class Layer:
     fixed: Array
     bits: int
     tied: bool = False
+    coarse: bool = False
 
     def compact(self) -> Layer:
         """The same in float32."""

@@ -27,8 +27,8 @@ Method = Callable[[Layer, Problem, bool], Rounded]
 
 
 def round_mse(layer: Layer, problem: Problem, refit: bool) -> Rounded:
-    """To the nearest, with the scale that makes the weights' own squared error least; the data have no say."""
-    return _safe(layer, problem, *_mse(layer, refit), "mse")
+    """To the nearest, with the scale at which that errs least on the layer's results; this is a choice of scales, whatever `refit` is."""
+    return _safe(layer, problem, *_mse(layer, problem, True), "mse")
 
 
 def round_second_order(layer: Layer, problem: Problem, refit: bool, descents: int = 3) -> Rounded:
@@ -50,8 +50,8 @@ def round_second_order(layer: Layer, problem: Problem, refit: bool, descents: in
 
 def round_adaround(layer: Layer, problem: Problem, refit: bool) -> Rounded:
     """AdaRound (Nagel et al., 2020): each weight up or down from where it is, learned with a regulariser that anneals."""
-    _, scale = _mse(layer, refit)
-    integers = learn_sides(problem, layer.weights, scale, layer.levels)
+    _, scale = _mse(layer, problem, refit)
+    integers = learn_sides(problem.compact(), layer.weights.astype(np.float32), scale.astype(np.float32), layer.levels).astype(np.float64)
     if refit:
         scale = np.where(layer.free, best_scale(problem, integers, scale, layer.tied), scale)
     return _safe(layer, problem, integers, scale, "adaround")
@@ -59,9 +59,11 @@ def round_adaround(layer: Layer, problem: Problem, refit: bool) -> Rounded:
 
 def round_adaquant(layer: Layer, problem: Problem, refit: bool) -> Rounded:
     """AdaQuant (Hubara et al., 2021): all weights learned as reals through the rounding, and the scale, in closed form, with them."""
-    _, scale = _mse(layer, refit)
-    integers, scale = learn_weights(problem, layer.weights, scale, layer.levels, layer.free & refit, layer.tied)
-    return _safe(layer, problem, integers, scale, "adaquant")
+    _, scale = _mse(layer, problem, refit)
+    start = layer.weights.astype(np.float32), scale.astype(np.float32)
+    free = layer.free & refit
+    integers, scale = learn_weights(problem.compact(), *start, layer.levels, free, layer.tied)
+    return _safe(layer, problem, integers.astype(np.float64), np.where(free, scale.astype(np.float64), layer.scale), "adaquant")
 
 
 def round_decoupled(layer: Layer, problem: Problem, refit: bool) -> Rounded:
@@ -89,13 +91,11 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def _mse(layer: Layer, refit: bool) -> tuple[Array, Array]:
-    """Integers and scales of least squared error of the weights themselves."""
-    scale = layer.scale
-    shares = SHARES.get(layer.bits)
+def _mse(layer: Layer, problem: Problem, refit: bool) -> tuple[Array, Array]:
+    """Integers and scales of least error among those that rounding the given weights to the nearest makes."""
+    scale, shares = layer.scale, SHARES.get(layer.bits)
     if refit and shares is not None:
-        plain = Problem.of_weights(layer.weights)
-        scale = np.where(layer.free, search_scale(plain, layer.weights, layer.peak, layer.levels, (1.0, *shares), layer.tied), scale)
+        scale = np.where(layer.free, search_scale(problem, layer.weights, layer.peak, layer.levels, (1.0, *shares), layer.tied), scale)
     return nearest(layer.weights, scale, layer.levels), scale
 
 

@@ -50,12 +50,13 @@ class Moments:
     def finite(self) -> bool:
         return all(bool(np.all(np.isfinite(a))) for a in (self.x, self.y, self.xx, self.yx, self.yy))
 
-    def centred(self) -> Problem:
-        """Moments around the means, per row of data."""
+    def centred(self, own: Array | None = None) -> Problem:
+        """Moments around the means, per row of data: for layers whose bias will be the best one, or with `own` [groups, outputs], that."""
         n = max(1, self.count)
         x, y = self.x / n, self.y / n
-        return Problem(self.xx / n - x[:, :, None] * x[:, None, :], self.yx / n - y[:, :, None] * x[:, None, :],
-                       self.yy / n - y * y, x + self.origin[0], y + self.origin[1])
+        problem = Problem(self.xx / n - x[:, :, None] * x[:, None, :], self.yx / n - y[:, :, None] * x[:, None, :],
+                          self.yy / n - y * y, x + self.origin[0], y + self.origin[1])
+        return problem if own is None else problem.with_bias(own)
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,11 @@ class Problem:
     x: Array
     y: Array
 
-    @staticmethod
-    def of_weights(weights: Array) -> Problem:
-        """The squared error of the weights themselves: what inputs that are independent and alike would make of it."""
-        groups, _, depth = weights.shape
-        eye = np.broadcast_to(np.eye(depth, dtype=weights.dtype), (groups, depth, depth))
-        zero = np.zeros((groups, depth)), np.zeros(weights.shape[:2])
-        return Problem(eye, weights, np.square(weights).sum(axis=2), *zero)
+    def with_bias(self, bias: Array) -> Problem:
+        """The problem of a layer that keeps its bias [groups, outputs]: errors of the mean count, too."""
+        gap = self.y - bias
+        return replace(self, hessian=self.hessian + self.x[:, :, None] * self.x[:, None, :],
+                       wanted=self.wanted + gap[:, :, None] * self.x[:, None, :], variance=self.variance + gap * gap)
 
     def repeated(self, times: int) -> Problem:
         """The same outputs several times."""

@@ -1,15 +1,9 @@
-"""The data of one layer, as moments: gathered in chunks from the samples, and again when the wanted results change.
-
-**Bounds.** Where a clip follows a layer, results beyond a bound need only stay beyond it. Replacing the wanted result there by what the
-layer now computes, if that is beyond the bound, too, gives a quadratic problem whose error is nowhere less than the clipped one and equal
-to it for the present weights: solving it again and again lowers the clipped error (majorization and minimization), and the moments of
-the inputs stay as they are.
-"""
+"""The data of one layer, as moments: gathered in chunks from the samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,7 +14,6 @@ from qcc.passes.rounding.moments import Moments
 CHUNK = 1 << 26       # bytes of columns that are held at once
 HELD_OUT = 4          # every fourth sample judges what the others suggest
 
-Bounds = tuple[Array, Array]      # of a clip that follows, [groups, 1, outputs]
 Chunk = tuple[Array, Array]       # columns [groups, rows, depth] and wanted results [groups, rows, outputs]
 
 
@@ -54,30 +47,6 @@ class Rows:
         seen, unseen = (_sum(Moments.of(*chunk, origin) for chunk in self.chunks(side)) for side in self.sides())
         assert seen is not None
         return seen, unseen
-
-    def within(self, moments: Sequence[Moments], weights: Array, bias: Array, bounds: Bounds) -> tuple[float, list[Moments]]:
-        """The squared error behind the clip that a layer makes on the judging samples, and the moments of what to want next.
-
-        Args:
-            moments: of both sides.
-            weights: [groups, outputs, depth].
-            bias: [groups, outputs].
-        """
-        low, high = bounds
-        turned, error = weights.transpose(0, 2, 1).astype(np.float32), 0.0
-        moved: list[Moments] = []
-        for side, old in zip(self.sides(), moments, strict=True):
-            error, cross, mean, square = 0.0, np.zeros_like(old.yx), np.zeros_like(old.y), np.zeros_like(old.yy)
-            for x, y in self.chunks(side):
-                found = np.matmul(x, turned) + bias[:, None].astype(np.float32)
-                error += float(np.square(np.clip(found, low, high) - np.clip(y, low, high), dtype=np.float64).sum())
-                wanted = np.where(y <= low, np.minimum(found, low), np.where(y >= high, np.maximum(found, high), y))
-                wanted -= old.origin[1][:, None].astype(np.float32)
-                cross += np.matmul(wanted.transpose(0, 2, 1), x - old.origin[0][:, None].astype(np.float32))
-                mean += wanted.sum(1, np.float64)
-                square += np.square(wanted, dtype=np.float64).sum(1)
-            moved.append(replace(old, yx=cross, y=mean, yy=square))
-        return error, moved
 
     def chunks(self, side: Sequence[int]) -> Iterator[Chunk]:
         """Rows of the numbered samples, the same each time; many samples at once, because large matrix products are fast."""

@@ -58,7 +58,7 @@ def test_no_method_errs_more_than_the_nearest(seed: int, bits: int, refit: bool,
     assert np.all(errors <= plain * (1 + 1e-9) + 1e-12)
     assert np.array_equal(result.integers, np.rint(result.integers))
     assert np.abs(result.integers).max() <= layer.levels
-    assert refit or np.array_equal(result.scale, layer.scale)
+    assert refit or method == "mse" or np.array_equal(result.scale, layer.scale)      # "mse" is a choice of scales
 
 
 @given(seed=SEEDS)
