@@ -30,13 +30,13 @@ from qcc.codegen.cuda.dense import DenseKernel, plan_dense
 from qcc.codegen.cuda.depthwise import DepthwiseKernel, plan_depthwise
 from qcc.codegen.cuda.gemv import GemvKernel, plan_gemv
 from qcc.codegen.cuda.occupancy import occupancy
-from qcc.codegen.cuda.sass import MachineCode, disassemble
 from qcc.codegen.cuda.source import library_text
 from qcc.codegen.cuda.toolchain import compile_images
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target, find_target
-from qcc.errors import QccError
+from qcc.errors import CodegenError, QccError
 from qcc.ir.types import U4, U8
+from qcc.sass import Image, KernelCode, disassemble, find_disassembler, registers
 
 SMS = (75, 80, 86, 89, 90)
 WIDTH = 200
@@ -113,29 +113,32 @@ def plan(case: Case, target: Target) -> Kernel:
     return plan_dense(source, weights, bias, strides, (1, 1), 1, output, form, added, target, weight_bits=weight_bits)[0]
 
 
-def machine_code(kernels: Sequence[Kernel], target: Target) -> list[MachineCode]:
-    """Of kernels for one compute capability."""
+def machine_code(kernels: Sequence[Kernel], target: Target) -> list[tuple[KernelCode, int]]:
+    """Of kernels for one compute capability, each with the registers of a thread."""
+    program = find_disassembler()
+    if program is None:
+        raise CodegenError("nvdisasm is missing: pip install 'qcc[cuda]'")
     symbols = {kernel: f"k{number}" for number, kernel in enumerate(dict.fromkeys(kernels))}
     with tempfile.TemporaryDirectory() as folder:
         files = worker.compile_kernels(symbols, target, Path(folder), workers=2)
         cubin, *_ = compile_images(library_text([file.read_text(encoding="ascii") for file in files]), target, Path(folder))
-        found = disassemble(cubin)
-    return [found[symbols[kernel]] for kernel in kernels]
+        found, counts = disassemble(Image(target.sms[0], cubin.read_bytes()), program), registers(cubin)
+    return [(found[symbols[kernel]], counts[symbols[kernel]]) for kernel in kernels]
 
 
-def examine(case: Case, kernel: Kernel, code: MachineCode, sm: int) -> Row:
+def examine(case: Case, kernel: Kernel, found: tuple[KernelCode, int], sm: int) -> Row:
     products = "IMMA" if isinstance(kernel, DenseKernel) else "IDP"
+    code, count = found
     loop, launch = code.inner_loop(products), kernel.launch
     inside = [operation for operation in loop if operation.startswith(products)]
-    loads = [instruction.operation for instruction in code.instructions if instruction.operation.startswith("LDG")]
-    loads = [load for load in loads if not load.startswith("LDGDEPBAR")]
+    loads = [line.instruction for line in code.lines if line.instruction.startswith(("LDG.", "LDGSTS."))]
     wide = sum(".128" in load for load in loads)
     tile, stages = "-", 1
     if isinstance(kernel, DenseKernel):
         tile = f"{kernel.tile.rows}x{kernel.tile.columns}/{kernel.tile.warps[0]}x{kernel.tile.warps[1]}"
         stages = kernel.tile.stages if any(load.startswith("LDGSTS") for load in loads) else 2
-    resident, spills = occupancy(sm, code.registers, launch), code.count("STL", "LDL")
-    return Row(case.name, sm, tile, code.registers, launch.shared_bytes, resident, spills, wide, len(loads), stages - 1,
+    resident, spills = occupancy(sm, count, launch), code.count("STL") + code.count("LDL")
+    return Row(case.name, sm, tile, count, launch.shared_bytes, resident, spills, wide, len(loads), stages - 1,
                inside[0] if inside else "none", len(inside), fewest(kernel, sm), len(loop), len(inside) / max(1, len(loop)))
 
 

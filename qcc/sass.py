@@ -12,7 +12,7 @@ import struct
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,9 @@ _FLOAT = re.compile(
     r"(?:[FD](?:ADD|MUL|FMA|SETP?|MNMX|CHK|RND|SWZADD)|H(?:ADD|MUL|FMA|SET|SETP|MNMX)2|MUFU|[HD]MMA|QMMA|I2FP?|F2IP?|F2FP?|I2HP?)\b"
 )
 _CONSTANT = re.compile(r"R\d+, -RZ, RZ, ")
+_LABEL = re.compile(r"^(\.L_\w+):")
+_BRANCH = re.compile(r"`\((\.L_\w+)\)")
+_USAGE = re.compile(r"Function (\w+):\s+REG:(\d+)")
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,39 @@ class Image:
     content: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One instruction, and the label that branches to it name."""
+
+    label: str
+    instruction: str
+    operands: str
+
+
 @dataclass(frozen=True)
 class KernelCode:
-    """How often a kernel uses each instruction, with its modifiers ("IMMA.16832.U8.S8"), and those of floating-point arithmetic."""
+    """How often a kernel uses each instruction, with its modifiers ("IMMA.16832.U8.S8"), and those of floating-point arithmetic; and all
+    of them in order."""
 
     instructions: Mapping[str, int]
     floats: Mapping[str, int]
+    lines: Sequence[Line] = ()
 
     def count(self, beginning: str) -> int:
         """Instructions whose text begins so."""
         return sum(number for text, number in self.instructions.items() if text.startswith(beginning))
+
+    def inner_loop(self, products: str) -> list[str]:
+        """The loop with most instructions that begin so; all instructions, where they are in no loop."""
+        places = {line.label: number for number, line in enumerate(self.lines) if line.label}
+        best: list[str] = []
+        for number, line in enumerate(self.lines):
+            target = _BRANCH.search(line.operands)
+            if line.instruction.startswith("BRA") and target and places.get(target[1], number + 1) <= number:
+                loop = [inner.instruction for inner in self.lines[places[target[1]] : number + 1]]
+                if sum(text.startswith(products) for text in loop) > sum(text.startswith(products) for text in best):
+                    best = loop
+        return best or [line.instruction for line in self.lines]
 
 
 def images(library: Path) -> list[Image]:
@@ -90,13 +116,35 @@ def parse(listing: str) -> dict[str, KernelCode]:
     """The kernels of nvdisasm's listing."""
     instructions: dict[str, Counter[str]] = {}
     floats: dict[str, Counter[str]] = {}
-    name = ""
+    lines: dict[str, list[Line]] = {}
+    name = label = ""
     for line in listing.splitlines():
         if section := _KERNEL.match(line):
             name = section[1]
-            instructions[name], floats[name] = Counter(), Counter()
+            instructions[name], floats[name], lines[name] = Counter(), Counter(), []
+        elif place := _LABEL.match(line):
+            label = place[1]
         elif name and (found := _INSTRUCTION.match(line)):
             instructions[name][found[1]] += 1
+            lines[name].append(Line(label, found[1], found[2]))
+            label = ""
             if _FLOAT.match(found[1]) and not _CONSTANT.match(found[2]):
                 floats[name][found[1]] += 1
-    return {name: KernelCode(instructions[name], floats[name]) for name in instructions}
+    return {name: KernelCode(instructions[name], floats[name], lines[name]) for name in instructions}
+
+
+def registers(image: Path) -> dict[str, int]:
+    """Registers of a thread, by kernel, as cuobjdump (of the same Python packages, or on the PATH) reports them.
+
+    Raises:
+        VerificationError: there is no cuobjdump, or it failed.
+    """
+    from qcc.codegen.cuda.toolchain import packaged
+
+    program = next((str(path) for path in packaged("bin/cuobjdump")), shutil.which("cuobjdump"))
+    if program is None:
+        raise VerificationError("cuobjdump is missing, which knows how many registers kernels take: pip install 'qcc[cuda]'")
+    done = subprocess.run([program, "-res-usage", str(image)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise VerificationError(f"cuobjdump does not read {image.name}: {done.stderr.strip()[:300]}")
+    return {name: int(count) for name, count in _USAGE.findall(done.stdout)}

@@ -210,7 +210,7 @@ def plan_dense(
     window = (weights.shape[1], weights.shape[2])
     kernel = DenseKernel(source.stored, output.stored, views[1], window, strides, dilations, groups, epilogue, bits, pieces, _ANY_TILE)
     kernel = replace(kernel, tile=tile or choose(kernel.work, target))
-    kernel = replace(kernel, resident=resident_blocks(kernel.tile, kernel.shared_bytes, bits.source, device_of(target)))
+    kernel = replace(kernel, resident=resident_blocks(kernel.tile, kernel.shared_bytes, kernel.work, device_of(target)))
     pack = PACKS[bits.source, bits.weights]      # a source shares bytes only where the weights do (rules.is_narrow)
     columns = [bias] if requantization is None else [bias, np.broadcast_to(requantization.multiplier, bias.shape)]
     flat = weights.reshape(groups, weights.shape[0] // groups, -1)

@@ -15,6 +15,7 @@ STEP_BYTES = 64         # of a row of the source, and of a weight column of byte
 GAP = 16                # bytes between rows of results in shared memory
 _LATENCY = 700          # cycles from a request to its bytes
 _ADDRESSES = 64         # registers of a thread beside its sums
+_ENOUGH = 128           # registers; with fewer the compiler spills some at times, though it would not take all of these
 _REGISTERS = 65536      # of a multiprocessor
 _START = 1500           # cycles of a block outside of its loop
 
@@ -108,16 +109,21 @@ class Work:
 
 def shared_bytes(tile: Tile, weight_bits: int) -> int:
     """Shared memory of a block: the stages of the pipeline, reused for the tile of results."""
-    stage = tile.rows * STEP_BYTES + tile.columns * STEP_BYTES * weight_bits // 8
-    return max(tile.stages * stage, results_bytes(tile))
+    return max(tile.stages * stage_bytes(tile, weight_bits), results_bytes(tile))
 
 
-def resident_blocks(tile: Tile, shared: int, source_bits: int, device: Device) -> int:
+def resident_blocks(tile: Tile, shared: int, work: Work, device: Device) -> int:
     """Blocks that a multiprocessor should hold: as many as its shared memory does, and as leave each thread the registers that it needs:
-    sums, addresses, and a second set of fragments where 4-bit operands are split into bytes."""
-    split = (tile.warp_rows + tile.warp_columns) // 4 if source_bits == 4 else 0
-    registers = tile.warp_rows * tile.warp_columns // 32 + _ADDRESSES + split
+    sums, addresses, a step's operands on their way, and a second set of fragments where operands of 4 bits become bytes."""
+    narrow = (tile.warp_rows + tile.warp_columns) // 4 if work.source_bits == 4 else 0
+    fetched = stage_bytes(tile, work.weight_bits) // (4 * tile.threads)
+    registers = max(_ENOUGH, tile.warp_rows * tile.warp_columns // 32 + _ADDRESSES + narrow + fetched)
     return max(1, min(device.shared // (shared + 1024), _REGISTERS // (registers * tile.threads)))
+
+
+def stage_bytes(tile: Tile, weight_bits: int) -> int:
+    """Shared memory of one step's operands."""
+    return tile.rows * STEP_BYTES + tile.columns * STEP_BYTES * weight_bits // 8
 
 
 def results_bytes(tile: Tile) -> int:

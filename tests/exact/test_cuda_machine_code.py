@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,18 +15,18 @@ from qcc.codegen.cuda.depthwise import plan_depthwise
 from qcc.codegen.cuda.elements import plan_requantize
 from qcc.codegen.cuda.launch import Launch
 from qcc.codegen.cuda.occupancy import resident_blocks
-from qcc.codegen.cuda.sass import disassemble
 from qcc.codegen.cuda.source import generations, library_text
 from qcc.codegen.cuda.tiles import DEVICES
-from qcc.codegen.cuda.toolchain import compile_images, packaged
+from qcc.codegen.cuda.toolchain import compile_images
 from qcc.codegen.kernel import Kernel, View
 from qcc.codegen.target import Target, find_target
 from qcc.codegen.worker import compile_kernels
 from qcc.ir.types import U4, U8
 from qcc.ops import Requantize
+from qcc.sass import Image, disassemble, find_disassembler
 
 needed = pytest.mark.skipif(
-    not packaged("bin/nvdisasm") and shutil.which("nvdisasm") is None,
+    find_disassembler() is None,
     reason="MACHINE CODE OF GPUS IS NOT TESTED: nvdisasm is missing (pip install 'qcc[cuda]')")
 FORM = Requantization(np.full(128, 1 << 29, np.int32), 42, 3, 0, 15, 1 << 28, 3)
 # Per compute capability: the matrix instruction of bytes by bytes, bytes by 4 bits, 4 by 4 bits; and how many make one of m16n8k32.
@@ -63,11 +62,13 @@ def test_promised_instructions(sm: int, tmp_path: Path) -> None:
     symbols = {kernel: f"k{number}" for number, kernel in enumerate([*products, *others(target)])}
     files = compile_kernels(symbols, target, tmp_path)
     cubin, *_ = compile_images(library_text([file.read_text(encoding="ascii") for file in files]), target, tmp_path)
-    code = disassemble(cubin)
+    program = find_disassembler()
+    assert program is not None
+    code = disassemble(Image(sm, cubin.read_bytes()), program)
     assert set(code) == set(symbols.values())
     for kernel, instruction, factor in zip(products, *PROMISED[sm], strict=True):
         found = code[symbols[kernel]]
-        kinds = {entry.operation for entry in found.instructions if entry.operation.startswith("IMMA")}
+        kinds = {entry for entry in found.instructions if entry.startswith("IMMA")}
         assert all(kind.startswith(instruction) for kind in kinds), kinds
         whole = kernel.tile.warp_rows // 16 * (kernel.tile.warp_columns // 8) * 2 * factor  # type: ignore[attr-defined]
         inside = sum(operation.startswith("IMMA") for operation in found.inner_loop("IMMA"))
@@ -77,8 +78,8 @@ def test_promised_instructions(sm: int, tmp_path: Path) -> None:
         assert found.count("LDSM") > 0
     assert code[symbols[others(target)[0]]].count("IDP.4A.U8.S8") > 0
     for symbol, found in code.items():
-        assert found.floating == [], symbol
-        assert found.count("STL", "LDL") == 0, f"{symbol} keeps registers in memory"
+        assert not found.floats, symbol
+        assert found.count("STL") + found.count("LDL") == 0, f"{symbol} keeps registers in memory"
 
 
 def test_generations_of_gpus() -> None:
