@@ -63,7 +63,7 @@ class DenseCode:
             if step < steps:
                 self.loader.copy(step, step)
             function.call("qcc_cp_async_commit")
-        with function.loop(0, steps) as step:
+        with function.rolled(steps) as step:
             function.call(f"qcc_cp_async_wait<{ahead - 1}>")
             function.barrier()
             if steps > ahead:
@@ -80,7 +80,7 @@ class DenseCode:
         self.loader.fetch(0)
         self.loader.place(0)
         function.barrier()
-        with function.loop(0, steps) as step:
+        with function.rolled(steps) as step:
             if steps > 1:
                 with function.when(step + 1 < steps):
                     self.loader.fetch(step + 1)

@@ -20,6 +20,8 @@ from qcc.codegen.cuda.launch import Launch
 from qcc.codegen.emit import Function, Memory
 from qcc.codegen.kernel import View
 
+ROLLED = "rolled"       # how variables of loops begin that are not unrolled
+
 
 def constant(value: int, dtype: str = "int32") -> Any:
     """An integer of a type."""
@@ -146,6 +148,17 @@ class GpuFunction(Function):
         yield index
         body = self._close()
         self.append(tirx.For(index, constant(0), constant(count), tirx.ForKind.UNROLLED, body))
+
+    @contextmanager
+    def rolled(self, extent: int) -> Iterator[Any]:
+        """A loop over 0..extent-1 that the compiler does not unroll (source.py adds the pragma, which TVM has no word for)."""
+        from tvm import tirx
+
+        index = tirx.Var(f"{ROLLED}{len(self._scopes)}", "int32")
+        self._scopes.append([])
+        yield index
+        body = self._close()
+        self.append(tirx.For(index, constant(0), constant(extent), tirx.ForKind.SERIAL, body))
 
     @contextmanager
     def guarded(self, condition: Any | None) -> Iterator[None]:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from qcc.codegen.cuda.emit import ROLLED
 from qcc.codegen.cuda.launch import CudaKernel
 from qcc.codegen.target import Target
 from qcc.errors import CodegenError
@@ -20,6 +21,7 @@ from qcc.errors import CodegenError
 GENERATIONS = (0, 80, 90)      # of GPUs: without cp.async, with it, without products of 4-bit operands
 _DEVICE_KERNEL = 2      # tvm::CallingConv::kDeviceKernelLaunch
 _HEADER = Path(__file__).resolve().parent.parent.parent / "runtime" / "csrc" / "qcc_device.cuh"
+_ROLLED = re.compile(rf"^( *)for \(int {ROLLED}", re.MULTILINE)
 _BOUNDS = re.compile(r"__launch_bounds__\((\d+)\)")
 _KERNEL = re.compile(r'^extern "C" __global__ void (?:__launch_bounds__\(\d+(?:, *\d+)?\) )?(\w+)\([^)]*\)( \{|;)$', re.MULTILINE)
 
@@ -52,8 +54,8 @@ def _chosen(symbol: str, kernel: CudaKernel, target: Target) -> str:
 
 
 def _bounded(text: str, kernel: CudaKernel) -> str:
-    """With the number of blocks that shall be resident in the kernel's launch bounds."""
-    resident = kernel.launch.resident
+    """With the number of blocks that shall be resident in the kernel's launch bounds, and loops that stay loops."""
+    text, resident = _ROLLED.sub(r"\1#pragma unroll 1\n\g<0>", text), kernel.launch.resident
     return _BOUNDS.sub(rf"__launch_bounds__(\1, {resident})", text) if resident else text
 
 
