@@ -89,18 +89,23 @@ class OpenVino:
 
 
 def _onnxruntime(model: Path, feeds: Sequence[Feeds], threads: int) -> list[Peer]:
-    """Float32, and u8 activations with per-channel s8 weights in QDQ form, ranges by minimum and maximum."""
-    quantization = _load("onnxruntime.quantization", "onnxruntime", "pip install onnxruntime")
-    preprocess = importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process
+    """Float32, and what `quantize_onnx` writes."""
     with tempfile.TemporaryDirectory(prefix="qcc-peers-") as folder:
         prepared, quantized = Path(folder, "prepared.onnx"), Path(folder, "quantized.onnx")
-        _raise_opset(model, prepared)
-        preprocess(str(prepared), str(prepared), skip_symbolic_shape=True)
-        quantization.quantize_static(
-            str(prepared), str(quantized), _reader(quantization.CalibrationDataReader, feeds), per_channel=True,
-            quant_format=quantization.QuantFormat.QDQ, calibrate_method=quantization.CalibrationMethod.MinMax,
-            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8)
+        quantize_onnx(model, feeds, prepared, quantized)
         return [OnnxRuntime(_session(model, feeds[0], threads), "float32"), OnnxRuntime(_session(quantized, feeds[0], threads), "int8")]
+
+
+def quantize_onnx(model: Path, feeds: Sequence[Feeds], prepared: Path, quantized: Path) -> None:
+    """Write u8 activations with per-channel s8 weights in QDQ form, ranges by minimum and maximum, as onnxruntime makes them."""
+    quantization = _load("onnxruntime.quantization", "onnxruntime", "pip install onnxruntime")
+    preprocess = importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process
+    _raise_opset(model, prepared)
+    preprocess(str(prepared), str(prepared), skip_symbolic_shape=True)
+    quantization.quantize_static(
+        str(prepared), str(quantized), _reader(quantization.CalibrationDataReader, feeds), per_channel=True,
+        quant_format=quantization.QuantFormat.QDQ, calibrate_method=quantization.CalibrationMethod.MinMax,
+        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8)
 
 
 def _raise_opset(model: Path, result: Path) -> None:

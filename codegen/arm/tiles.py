@@ -61,7 +61,8 @@ def candidates(work: Work, dot: DotProduct) -> Iterator[Tile]:
     """Tiles that fit in the registers and in the layer; of an even number of pixels where they are taken in pairs, and of an even
     number of blocks, if there are two, where vectors of weights share bytes."""
     most_blocks = ceil(work.channels / LANES)
-    for blocks, most in MOST_PIXELS[dot.name].items():
+    for blocks, fitting in MOST_PIXELS[dot.name].items():
+        most = max(1 + dot.paired, fitting - (work.weight_bits < 8))    # unpacking needs a register
         if blocks > most_blocks or (work.weight_bits < 8 and blocks % 2 and most_blocks > 1):
             continue
         for rows in range(1, min(work.rows, most) + 1):
