@@ -1,13 +1,15 @@
 """Tables of 256 entries: any function of one u8 tensor, one table for all or one per index of the last axis.
 
-With AVX-512 a table of bytes lies in four registers as 128 words, and one permutation fetches 32 of them; otherwise elements are
-looked up one by one, which a core does at about one per cycle.
+With AVX-512 a table of bytes lies in four registers as 128 words, and one permutation fetches 32 of them; 64-bit ARM has it in sixteen
+registers, of which an instruction looks 16 elements up in four. Otherwise elements are looked up one by one, which a core does at about one
+per cycle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qcc.codegen.emit import Function, Memory, cast, constant, extract, llvm, reinterpret
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from qcc.codegen.target import Target
 
 _WORDS = 32     # 16-bit words of a 512-bit register
+_ROW = 16       # bytes of a register of ARM
 _STEP = 8       # elements that are looked up one by one and stored together
 
 
@@ -62,18 +65,42 @@ class LookupKernel:
     def emit(self, target: Target) -> Any:
         function, nest = Function(self.operands), self.nest
         source, table, destination = function.operands
-        permutes = target.lanes == 16 and self.destination.dtype.bytes == 1 and not self.per_channel
-        words = [function.let(reinterpret(table.load(i * 64, 64), f"int16x{_WORDS}")) for i in range(4)] if permutes else []
+        whole = self.destination.dtype.bytes == 1 and not self.per_channel
+        step, fetch = _in_registers(function, table, target) if whole else (_STEP, None)
 
         def body(places: Sequence[Any], lanes: int) -> None:
             x = load(source, places[0], lanes, nest.inner(0))
-            if permutes and lanes == _WORDS:
-                store(destination, places[2], _permuted(function, words, x, destination.dtype), nest.inner(2))
+            if fetch is not None and lanes == step:
+                store(destination, places[2], fetch(x, destination.dtype), nest.inner(2))
             else:
                 _one_by_one(function, table, nest, (x, destination), places, lanes)
 
-        walk(function, nest, _WORDS if permutes else _STEP, body)
+        walk(function, nest, step, body)
         return function.finish()
+
+
+def _in_registers(function: Function, table: Memory, target: Target) -> tuple[int, Callable[[Any, str], Any] | None]:
+    """How many bytes are looked up at once, and the code for that: (uint8 vector, type of the result) -> vector; None: one by one."""
+    if target.lanes == 16:
+        words = [function.let(reinterpret(table.load(i * 64, 64), f"int16x{_WORDS}")) for i in range(4)]
+        return _WORDS, partial(_permuted, function, words)
+    if target.architecture == "aarch64":
+        rows = [function.let(reinterpret(table.load(i * _ROW, _ROW), f"int8x{_ROW}")) for i in range(256 // _ROW)]
+        return _ROW, partial(_looked_up, rows)
+    return _STEP, None
+
+
+def _looked_up(rows: Sequence[Any], x: Any, dtype: str) -> Any:
+    """Four registers at a time; an index beyond them leaves what the others found."""
+    found = None
+    for start in range(0, len(rows), 4):
+        index = reinterpret(x - constant(start * _ROW, "uint8", _ROW) if start else x, f"int8x{_ROW}")
+        four = rows[start : start + 4]
+        if found is None:
+            found = llvm("llvm.aarch64.neon.tbl4", f"int8x{_ROW}", *four, index)
+        else:
+            found = llvm("llvm.aarch64.neon.tbx4", f"int8x{_ROW}", found, *four, index)
+    return reinterpret(found, f"{dtype}x{_ROW}")
 
 
 def _one_by_one(function: Function, table: Memory, nest: Nest, ends: tuple[Any, Memory], places: Sequence[Any], lanes: int) -> None:

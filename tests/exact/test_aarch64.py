@@ -19,6 +19,7 @@ from qcc import verification
 from qcc.codegen.arm.dense import NeonDenseKernel, plan_dense
 from qcc.codegen.arm.depthwise import plan_depthwise
 from qcc.codegen.cpu.elementwise import RequantizeKernel
+from qcc.codegen.cpu.lookup import plan_lookup
 from qcc.codegen.cpu.scale import Sum
 from qcc.codegen.families import choose
 from qcc.codegen.kernel import READ_SLACK, Kernel, View
@@ -217,6 +218,18 @@ def test_dot_products_are_the_promised_instructions(target: str, tmp_path: Path)
     products = [number for number, line in enumerate(code) if re.search(pattern, line)]
     assert len(products) == times * kernel.tile.pixels * kernel.tile.blocks
     assert not any("[sp" in line for line in code[products[0] : products[-1]])
+
+
+@needed
+def test_tables_are_looked_up_in_registers(tmp_path: Path) -> None:
+    """A vector of sixteen in four instructions, with the table in registers: nothing is loaded in between but what is looked up."""
+    view = View.contiguous(U8, (1, 8, 8, 64))
+    kernel, _ = plan_lookup(view, np.arange(256, dtype=np.uint8), view)
+    (path,) = compile_kernels({kernel: "k"}, TARGETS["aarch64-neon"], tmp_path)
+    code = printed("aarch64-linux-gnu-objdump", "-d", path).splitlines()
+    places = [number for number, line in enumerate(code) if re.search(r"\ttb[lx]\t", line)]
+    assert [code[number].split("\t")[2] for number in places[:4]] == ["tbl", "tbx", "tbx", "tbx"]
+    assert not any("[sp" in line for line in code[places[0] : places[3]])
 
 
 def test_weights_that_16_bits_have_no_room_for_are_left_to_the_generic_kernel() -> None:
