@@ -63,7 +63,7 @@ def measure(
                         "or --calibration-data none, which makes do without them and loses some accuracy")
     measured = distributions(graph, placement, calibration, progress, cache)
     precision = precision_of(recipe)
-    bits = {name: precision.of_values(group, graph.inputs) for group in placement.ties for name in group}
+    bits = {name: precision.of_values(group, graph, placement) for group in placement.ties for name in group}
     seen = {name: measured.seen(name) for name in placement.encoded}
     observer = recipe.observer
     errors: dict[str, float] = {}

@@ -20,7 +20,8 @@ CORRECTIONS = ("auto", "affine", "bias", "none")
 GRANULARITIES = ("channel", "tensor")
 BORDERS = ("float", "integer")
 WIDTH_TABLES = ("weights", "activations")
-WIDTHS = range(2, 9)
+WIDTHS = tuple(range(2, 9))      # of weights
+WIDER = (*WIDTHS, 16)            # of activations
 TUNING_LEVELS = ("none", "quick", "full")
 
 
@@ -31,7 +32,7 @@ class Recipe:
     Attributes:
         target: name of the machine (codegen/target.py), "host" included; the artifact's recipe holds the resolved name.
         name: C identifier of the library; empty: from the model's file name.
-        weight_bits, activation_bits: width of weights and of values between layers, 2 to 8 (docs/low-bits.md: how they are stored).
+        weight_bits, activation_bits: width of weights, 2 to 8, and of values between layers, 2 to 8 or 16 (docs/low-bits.md).
         weights, activations: other widths, by the name of a layer (of the value that it computes) and by the name of a value.
         weight_granularity: scales of weights: one per output "channel" of a layer, or one per "tensor".
         calibration: "data", or "none": inputs are made (docs/calibration.md), from this `seed`.
@@ -77,8 +78,9 @@ class Recipe:
         widths |= {f"weights.{name}": bits for name, bits in self.weights.items()}
         widths |= {f"activations.{name}": bits for name, bits in self.activations.items()}
         for name, bits in widths.items():
-            if bits not in WIDTHS:
-                raise RecipeError(f"{name} = {bits} is out of range: expected {WIDTHS[0]} to {WIDTHS[-1]} bits")
+            possible = WIDER if name.startswith("activation") else WIDTHS
+            if bits not in possible:
+                raise RecipeError(f"{name} = {bits} is out of range: expected {_widths_text(possible)} bits")
         if self.observer not in OBSERVERS:
             raise RecipeError(f"observer {self.observer!r} is unknown: expected one of {', '.join(OBSERVERS)}")
         if self.calibration not in CALIBRATIONS or self.seed < 0:
@@ -152,10 +154,14 @@ def bit_widths(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"(\d{1,2})|w(\d{1,2})a(\d{1,2})", text)
     widths = (0, 0) if match is None else (int(match[1] or match[2]), int(match[1] or match[3]))
-    if any(bits not in WIDTHS for bits in widths):
-        ends = f"{WIDTHS[0]} to {WIDTHS[-1]}"
-        raise RecipeError(f"bits {text!r}: expected a width of {ends} bits for weights and activations, or one for each, such as w4a8")
+    if widths[0] not in WIDTHS or widths[1] not in WIDER:
+        raise RecipeError(f"bits {text!r}: expected a width of {_widths_text(WIDTHS)} bits for weights and activations, or one for each, "
+                          "such as w4a8; activations may have 16")
     return widths
+
+
+def _widths_text(widths: tuple[int, ...]) -> str:
+    return f"{WIDTHS[0]} to {WIDTHS[-1]}" + (" or 16" if widths is WIDER else "")
 
 
 def _width(origin: str, name: str, value: Any) -> int:

@@ -56,6 +56,7 @@ class Architecture:
         plan_dense: (source, weights, bias, strides, dilations, groups, output, requantization, residual, target, tuned=...).
         plan_depthwise: the same without groups.
         plan_requantize: (op, views of the terms, multipliers, destination).
+        wide: whether its dense layers take activations of 16 bits.
         takes: whether the kernels of linear layers compute with such weights (i8 [OC, ...]).
     """
 
@@ -63,6 +64,7 @@ class Architecture:
     plan_depthwise: Callable[..., Planned]
     plan_requantize: Callable[[Requantize, Sequence[View], Sequence[Array], View], Planned]
     takes: Callable[[Array], bool] = any_weights
+    wide: bool = False
 
 
 def requantization(site: Site) -> Requantization | None:
@@ -123,6 +125,20 @@ def plan_linear(architecture: Architecture, site: Site) -> list[Call]:
     return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
 
 
+def gives_bytes(graph: Graph, entry: Group) -> bool:
+    """Whether the requantization behind a layer, if there is one, adds and makes bytes."""
+    if entry.requantize is None:
+        return True
+    return all(graph.types[name].dtype.is_byte for name in (*entry.requantize.inputs[2::2], *entry.requantize.outputs))
+
+
+def plan_sums(architecture: Architecture, site: Site) -> list[Call]:
+    """A layer whose accumulators are written, and the requantization of these."""
+    requantize = cast(Node, site.group.requantize)
+    calls = plan_linear(architecture, replace(site, group=Group(site.group.node)))
+    return calls + plan_elementwise(architecture, replace(site, group=Group(requantize)))
+
+
 def is_requantize(graph: Graph, entry: Group) -> bool:
     op = entry.node.op
     if not isinstance(op, Requantize):
@@ -161,7 +177,7 @@ def is_pooled_sum(graph: Graph, entry: Group) -> bool:
     op, shape = entry.node.op, graph.types[entry.node.inputs[0]].shape if entry.node.inputs else ()
     image_sum = isinstance(op, ReduceSum) and op.axes == (1, 2) and len(shape) == 4
     bits = graph.types[entry.node.inputs[0]].dtype.bits if entry.node.inputs else 0
-    return entry.requantize is not None and bits <= 8 and (image_sum or isinstance(op, WindowSum))
+    return entry.requantize is not None and gives_bytes(graph, entry) and bits <= 8 and (image_sum or isinstance(op, WindowSum))
 
 
 def plan_pooled_sum(site: Site) -> list[Call]:
@@ -247,16 +263,24 @@ def plan_dequantizes(site: Site) -> list[Call]:
 def families(architecture: Architecture) -> tuple[Family, ...]:
     """The table of an architecture; the first family that takes a group plans it."""
 
+    def fits_wide(graph: Graph, entry: Group) -> bool:
+        """Linear layers of which an activation has 16 bits, whatever the kernel does with that."""
+        if not is_linear(graph, entry) or not architecture.takes(graph.constants[entry.node.inputs[1]]):
+            return False
+        return graph.types[entry.node.inputs[0]].dtype.is_byte or (architecture.wide and not is_depthwise(graph, entry))
+
     def fits(graph: Graph, entry: Group) -> bool:
-        return is_linear(graph, entry) and architecture.takes(graph.constants[entry.node.inputs[1]])
+        return fits_wide(graph, entry) and gives_bytes(graph, entry)
 
     def fits_deep(graph: Graph, entry: Group) -> bool:
         return is_deep_linear(graph, entry) and fits(graph, entry)
 
     linear, elementwise = partial(plan_linear, architecture), partial(plan_elementwise, architecture)
+    sums = partial(plan_sums, architecture)
     return (
         Family("deep linear", fits_deep, DENSE, linear),
         Family("linear", fits, STRIDED, linear),
+        Family("linear of 16 bits", fits_wide, DENSE, sums),
         Family("requantize", is_requantize, STRIDED, elementwise),
         Family("product", is_product, STRIDED, plan_product),
         Family("sum", is_pooled_sum, STRIDED, plan_pooled_sum),

@@ -15,8 +15,8 @@ from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import PARAMETERS, HalvesEpilogue, lifted_multipliers, paired_lanes, parameters_of
 from qcc.codegen.x86.tiles import choose, cycles
-from qcc.codegen.x86.weights import lifted
-from qcc.ir.types import Array
+from qcc.codegen.x86.weights import in_bytes, lifted
+from qcc.ir.types import U16, Array
 
 UNROLLED_STEPS = 4      # of the reduction, where it is a loop
 WHOLE_DOTS = 320        # a reduction with no more dot products than this is not a loop at all
@@ -32,9 +32,18 @@ class Rounds:
 
 @dataclass(frozen=True, slots=True)
 class DenseKernel(ImplicitProduct):
-    """A dense layer with the dot products of x86. Weights of fewer than 8 bits make accumulators and biases 2^(8 - bits) times larger."""
+    """A dense layer with the dot products of x86. Weights of fewer than 8 bits make accumulators and biases 2^(8 - bits) times larger.
+
+    Attributes:
+        words_of_two: a word is two activations of 16 bits, each two bytes of `source`, and its weights have 16 bits.
+    """
 
     epilogue: HalvesEpilogue | None
+    words_of_two: bool = False
+
+    @property
+    def macs(self) -> int:
+        return ImplicitProduct.macs.fget(self) // (2 if self.words_of_two else 1)  # type: ignore[attr-defined, no-any-return]
 
     @property
     def lift(self) -> int:
@@ -89,7 +98,7 @@ def plan_dense(
     """The kernel of a layer and its constants, in the order of its operands.
 
     Args:
-        source: u8 (N, H, W, C) with channel stride 1, already padded.
+        source: u8 or u16 (N, H, W, C) with channel stride 1, already padded.
         weights: i8 [OC, KH, KW, C/groups].
         bias: int32 [OC], the source's zero point folded in.
         output: (N, OH, OW, OC) with channel stride 1: u8 when requantized, else i32.
@@ -100,14 +109,18 @@ def plan_dense(
     Raises:
         CodegenError: shapes, types or strides that the family does not cover.
     """
+    wide = source.dtype == U16
+    if wide:
+        source, weights, bias = in_bytes(source, weights, bias)
     window = (weights.shape[1], weights.shape[2])
     check_dense(source, weights, strides, dilations, groups, output, requantization, residual)
     if window == (1, 1) and strides == (1, 1):
         source, output, residual = merge_pixels(source, output, residual)
         dilations = (1, 1)
-    bits, bias, requantization = lifted(weights, bias, source, requantization)
+    bits, bias, requantization = (8, bias, requantization) if wide else lifted(weights, bias, source, requantization)
     epilogue = None if requantization is None else HalvesEpilogue.of(requantization)
-    form = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, target.lanes, tile or Tile(1, 1, 1), bits)
+    form = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, target.lanes, tile or Tile(1, 1, 1), bits,
+                       wide)
     kernel = form if tile else min((_tiled(form, factor, target) for factor in range(1, groups + 1) if groups % factor == 0),
                                    key=lambda kernel: cycles(kernel.work, kernel.tile, target))
     kernel = tuned(kernel)

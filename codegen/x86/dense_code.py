@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from qcc.codegen.cpu.unpacking import load_weights
 from qcc.codegen.emit import Function, Memory, Register, broadcast, reinterpret
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import HalvesRequantizer
-from qcc.codegen.x86.intrinsics import dot_product_for
+from qcc.codegen.x86.intrinsics import dot_product_for, multiply_add_words
 
 if TYPE_CHECKING:
     from qcc.codegen.x86.dense import DenseKernel
@@ -31,7 +32,8 @@ class DenseCode(ImplicitProductCode):
     kernel: DenseKernel
 
     def __init__(self, kernel: DenseKernel, target: Target) -> None:
-        self.dot = dot_product_for(target, kernel.lanes)
+        dot = dot_product_for(target, kernel.lanes)
+        self.dot = partial(multiply_add_words, target) if kernel.words_of_two else dot.emit
 
         def requantizing(function: Function, *memories: Memory) -> Requantizer:
             assert kernel.epilogue is not None
@@ -122,4 +124,4 @@ class DenseCode(ImplicitProductCode):
                 word = reinterpret(self.source.load(source + (offset + step * WORD), WORD), "int32")
                 activation = function.let(broadcast(word, lanes))
                 for accumulator, vector in zip(accumulators[pixel], vectors, strict=True):
-                    accumulator.set(self.dot.emit(accumulator.get(), activation, vector))
+                    accumulator.set(self.dot(accumulator.get(), activation, vector))

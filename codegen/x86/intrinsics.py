@@ -64,6 +64,16 @@ def _multiply_add_pairs(accumulator: Any, activation: Any, weight: Any) -> Any:
     return accumulator + (even + odd)
 
 
+def multiply_add_words(target: Target, accumulator: Any, activation: Any, weight: Any) -> Any:
+    """accumulator[i] += the two products of 16-bit numbers in lane i: of unsigned activations, less 2^15, and signed weights. Sums wrap."""
+    lanes = lanes_of(accumulator)
+    half = f"int16x{2 * lanes}"
+    centred, factor = reinterpret(activation ^ constant(-0x7FFF8000, "int32", lanes), half), reinterpret(weight, half)
+    if target.dot == "madd256":
+        return accumulator + llvm("llvm.x86.avx2.pmadd.wd", f"int32x{lanes}", centred, factor)
+    return llvm(f"llvm.x86.avx512.vpdpwssd.{32 * lanes}", f"int32x{lanes}", accumulator, centred, factor)
+
+
 DOT_PRODUCTS = {
     "vnni512": DotProduct(16, _vnni("llvm.x86.avx512.vpdpbusd.512"), dot_product, 0.5),
     "vnni256": DotProduct(8, _vnni("llvm.x86.avx512.vpdpbusd.256"), dot_product, 0.5),

@@ -16,7 +16,7 @@ from qcc.codegen.x86.depthwise import plan_depthwise
 from qcc.ir import Graph
 from qcc.ops import IntegerBatchMatMul
 
-ARCHITECTURE = Architecture(plan_dense, plan_depthwise, plan_requantize)
+ARCHITECTURE = Architecture(plan_dense, plan_depthwise, plan_requantize, wide=True)
 NARROWEST = 16      # columns of a product of two activations: those of the widest vector
 
 

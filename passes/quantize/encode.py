@@ -65,7 +65,7 @@ def encode(graph: Graph, placement: Placement, ranges: Mapping[str, Range], prec
         union = ranges[group[0]]
         for name in group[1:]:
             union = union.union(ranges[name])
-        encodings.update(dict.fromkeys(group, activation_encoding(union, precision.of_values(group, graph.inputs))))
+        encodings.update(dict.fromkeys(group, activation_encoding(union, precision.of_values(group, graph, placement))))
     constants, types, nodes = dict(graph.constants), dict(graph.types), []
     tensor = precision.granularity == "tensor"
     for node in graph.nodes:

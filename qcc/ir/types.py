@@ -46,6 +46,11 @@ class DType:
         return self.kind == "u" and self.bits <= 8
 
     @property
+    def is_activation(self) -> bool:
+        """Whether linear layers read it: an unsigned integer of up to 8 bits, or of 16."""
+        return self.is_byte or (self.kind == "u" and self.bits == 16)
+
+    @property
     def range(self) -> tuple[int, int]:
         """The smallest and the largest value of an integer type."""
         if self.kind == "i":

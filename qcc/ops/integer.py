@@ -16,8 +16,8 @@ from qcc.ops.windows import output_extent, windows
 
 
 def exact_product(a: Array, b: Array) -> Array:
-    """Matrix product of integers, exact: in float64 through BLAS, whose sums stay below 2**53 for 8-bit operands and any real depth."""
-    expect(a.shape[-1] * 2**16 < 2**53, "an inner extent too long for exact float64 sums")
+    """Matrix product of integers, exact: in float64 through BLAS, whose sums stay below 2**53 for 16 and 8 bits and any real depth."""
+    expect(a.shape[-1] * 2**24 < 2**53, "an inner extent too long for exact float64 sums")
     return np.rint(a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
 
 
@@ -25,7 +25,7 @@ def exact_product(a: Array, b: Array) -> Array:
 class IntegerConvolution(Op):
     """acc[n,y,x,o] = bias[o] + sum x[n, y*s + i*d, x*s + j*d, c] * w[o,i,j,c], int32, no padding.
 
-    Inputs: x u8 N H W C, w i8 O KH KW C/groups, bias i32 O. The zero point of x is in the bias.
+    Inputs: x u8 (or u16) N H W C, w i8 O KH KW C/groups, bias i32 O. The zero point of x is in the bias.
     """
 
     strides: tuple[int, int] = (1, 1)
@@ -40,7 +40,7 @@ class IntegerConvolution(Op):
         )
         x, w, bias = inputs
         expect(
-            x.dtype.is_byte and w.dtype.kind == "i" and w.dtype.bits <= 8 and bias.dtype == I32,
+            x.dtype.is_activation and w.dtype.kind == "i" and w.dtype.bits <= 8 and bias.dtype == I32,
             f"integer_convolution of {x.dtype}, {w.dtype}, {bias.dtype}",
         )
         expect(
@@ -87,7 +87,7 @@ class IntegerConvolution(Op):
 
 @dataclass(frozen=True)
 class IntegerMatMul(Op):
-    """acc[..., n] = bias[n] + sum x[..., k] * w[n, k], int32. Inputs: x u8 ... K, w i8 N K, bias i32 N."""
+    """acc[..., n] = bias[n] + sum x[..., k] * w[n, k], int32. Inputs: x u8 (or u16) ... K, w i8 N K, bias i32 N."""
 
     name: ClassVar[str] = "integer_matmul"
     stages = INTEGER_ONLY
@@ -99,7 +99,7 @@ class IntegerMatMul(Op):
         )
         x, w, bias = inputs
         expect(
-            x.dtype.is_byte and w.dtype.kind == "i" and w.dtype.bits <= 8 and bias.dtype == I32,
+            x.dtype.is_activation and w.dtype.kind == "i" and w.dtype.bits <= 8 and bias.dtype == I32,
             f"integer_matmul of {x.dtype}, {w.dtype}, {bias.dtype}",
         )
         expect(

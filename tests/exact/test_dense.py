@@ -18,7 +18,7 @@ from qcc.codegen.x86.dense import DenseKernel, plan_dense
 from qcc.codegen.x86.epilogue import lift_of, lifted_multipliers, parameters_of
 from qcc.codegen.x86.intrinsics import DOT_PRODUCTS
 from qcc.errors import CodegenError
-from qcc.ir.types import I32, U4, U8, Array
+from qcc.ir.types import I32, U4, U8, U16, Array
 from tests.exact.harness import Placed, compile_all, run, spaced, targets
 
 NO_GAPS = (0, 0, 0)
@@ -193,6 +193,19 @@ def test_cases(target: Target) -> None:
 @pytest.mark.parametrize("target", targets())
 def test_weights_that_share_bytes(target: Target, bits: int) -> None:
     check([layer(case, seed, bits) for seed, case in enumerate(CASES) if seed % 6 == bits], target)
+
+
+def of_words(layer: Layer, seed: int) -> Layer:
+    """The layer with activations of 16 bits, whose sums fit 32 bits: few large values among small ones."""
+    rng = np.random.default_rng(seed)
+    wide = np.where(rng.random(layer.source.shape) < 0.01, rng.integers(0, 1 << 16, layer.source.shape), layer.source).astype(np.uint16)
+    return replace(layer, source=wide, views=(replace(layer.views[0], dtype=U16), layer.views[1]))
+
+
+@pytest.mark.parametrize("target", targets())
+def test_activations_of_16_bits(target: Target) -> None:
+    cases = [(seed, case) for seed, case in enumerate(CASES) if seed % 4 == 1 and case.numbers == "random"]
+    check([of_words(layer(case, seed), seed) for seed, case in cases], target)
 
 
 @pytest.mark.parametrize("target", targets())
