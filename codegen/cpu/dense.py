@@ -121,7 +121,7 @@ class ImplicitProduct:
     @property
     def operands(self) -> tuple[View, ...]:
         blocks = (self.panels, self.tile.blocks)
-        whole = (self.panels, self.steps, self.tile.blocks, self.lanes, WORD)
+        whole = (self.panels, self.steps, self.tile.blocks, self.lanes, self.vector // self.lanes)
         packed = (self.panels, self.steps * self.step_bytes)
         weights = View.contiguous(U8, packed) if self.weight_bits < 8 else View.contiguous(I8, whole)
         numbers = View.contiguous(I32, (*blocks, self.numbers, self.lanes))

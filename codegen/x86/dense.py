@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
+import numpy as np
+
 from qcc.codegen.cpu.dense import ImplicitProduct, check_dense, merge_pixels
-from qcc.codegen.cpu.packing import GROUPS, WORD, merge_groups, pack_numbers, pack_runs, pack_weights, panel_channels, words
+from qcc.codegen.cpu.packing import GROUPS, WORD, merge_groups, pack_numbers, pack_runs, pack_weights, panel_channels, stored_bits, words
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.cpu.tile import Tile
 from qcc.codegen.kernel import View, unchanged
@@ -35,7 +37,7 @@ class DenseKernel(ImplicitProduct):
     """A dense layer with the dot products of x86. Weights of fewer than 8 bits make accumulators and biases 2^(8 - bits) times larger.
 
     Attributes:
-        words_of_two: a word is two activations of 16 bits, each two bytes of `source`, and its weights have 16 bits.
+        words_of_two: a word is two activations of 16 bits, each two bytes of `source`; weights are widened in registers, not lifted.
     """
 
     epilogue: HalvesEpilogue | None
@@ -47,7 +49,11 @@ class DenseKernel(ImplicitProduct):
 
     @property
     def lift(self) -> int:
-        return 8 - self.weight_bits
+        return 0 if self.words_of_two else 8 - self.weight_bits
+
+    @property
+    def vector(self) -> int:
+        return self.lanes * (WORD // 2 if self.words_of_two else WORD)
 
     @property
     def rounds(self) -> Rounds:
@@ -109,7 +115,7 @@ def plan_dense(
     Raises:
         CodegenError: shapes, types or strides that the family does not cover.
     """
-    wide = source.dtype == U16
+    wide, stored = source.dtype == U16, stored_bits(weights)
     if wide:
         source, weights, bias = in_bytes(source, weights, bias)
     window = (weights.shape[1], weights.shape[2])
@@ -117,7 +123,7 @@ def plan_dense(
     if window == (1, 1) and strides == (1, 1):
         source, output, residual = merge_pixels(source, output, residual)
         dilations = (1, 1)
-    bits, bias, requantization = (8, bias, requantization) if wide else lifted(weights, bias, source, requantization)
+    bits, bias, requantization = (stored, bias, requantization) if wide else lifted(weights, bias, source, requantization)
     epilogue = None if requantization is None else HalvesEpilogue.of(requantization)
     form = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, target.lanes, tile or Tile(1, 1, 1), bits,
                        wide)
@@ -135,6 +141,7 @@ def plan_dense(
 def _pack_weights(weights: Array, channels: Array, kernel: DenseKernel) -> Array:
     down, along, run = kernel.runs
     packed = pack_weights(weights.reshape(weights.shape[0], down * along, run), channels)
+    packed = packed.view("<i2").astype(np.int8) if kernel.words_of_two else packed
     return pack_runs(packed, down * along, kernel.weight_bits, kernel.stretch)
 
 

@@ -13,7 +13,7 @@ from qcc.codegen.cpu.dense_code import ImplicitProductCode
 from qcc.codegen.cpu.epilogue import Requantizer
 from qcc.codegen.cpu.packing import WORD, words
 from qcc.codegen.cpu.unpacking import load_weights
-from qcc.codegen.emit import Function, Memory, Register, broadcast, reinterpret
+from qcc.codegen.emit import Function, Memory, Register, broadcast, cast, constant, reinterpret
 from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import HalvesRequantizer
 from qcc.codegen.x86.intrinsics import dot_product_for, multiply_add_words
@@ -118,10 +118,15 @@ class DenseCode(ImplicitProductCode):
         lanes, blocks = kernel.lanes, kernel.tile.blocks
         stream = load_weights(function, self.weights, weights, count * blocks, kernel.vector, kernel.weight_bits)
         for step in range(count):
-            vectors = [next(stream) for _ in range(blocks)]
+            vectors = [self._widened(next(stream)) if kernel.words_of_two else next(stream) for _ in range(blocks)]
             for pixel, (row, column) in enumerate(np.ndindex(kernel.tile.rows, kernel.tile.columns)):
                 offset = row * kernel.strides[0] * kernel.source.strides[1] + column * kernel.strides[1] * kernel.source.strides[2]
                 word = reinterpret(self.source.load(source + (offset + step * WORD), WORD), "int32")
                 activation = function.let(broadcast(word, lanes))
                 for accumulator, vector in zip(accumulators[pixel], vectors, strict=True):
                     accumulator.set(self.dot(accumulator.get(), activation, vector))
+
+    def _widened(self, weights: Any) -> Any:
+        """int8 -> int16, without the factor that unpacking leaves."""
+        wide, more = cast(weights, "int16"), 8 - self.kernel.weight_bits
+        return self.function.let(wide >> constant(more, "int16", self.kernel.vector) if more else wide)

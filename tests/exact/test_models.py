@@ -16,6 +16,7 @@ from qcc.artifact import Artifact
 from qcc.codegen.cpu.packing import GROUPS
 from qcc.codegen.target import TARGETS, host_features
 from qcc.ir import DType
+from qcc.ir.types import U8, U16
 from qcc.models import zoo as model_zoo
 from qcc.ops import Convolution
 from qcc.recipe import Recipe
@@ -95,6 +96,17 @@ def test_few_bits(
     assert {type.dtype.bits for type in artifact.graph.types.values() if type.dtype.is_byte} == {activation_bits, 8}   # 8: the input
     stored = {row["weight_bits"] for row in layers(artifact.graph, artifact.program) if "weight_bits" in row}
     assert stored == {bits if bits in GROUPS else 8}
+    assert_exact(artifact, tmp_path / "out", inputs_for(feeds, rng))
+
+
+def test_activations_of_16_bits(
+    tmp_path: Path, rng: np.random.Generator, zoo: Callable[[str], Path], samples: Callable[..., list[dict[str, Array]]]
+) -> None:
+    feeds = samples("resnet8_cifar10", 4)
+    artifact = qcc.compile(zoo("resnet8_cifar10"), calibration_data=feeds, recipe=Recipe(weight_bits=4, activation_bits=16))
+    artifact.save(tmp_path / "out")
+    assert {type.dtype for type in artifact.graph.types.values() if type.dtype.is_activation} >= {U8, U16}      # u8: the input
+    assert {row["weight_bits"] for row in layers(artifact.graph, artifact.program) if "weight_bits" in row} == {4}
     assert_exact(artifact, tmp_path / "out", inputs_for(feeds, rng))
 
 
