@@ -14,9 +14,10 @@ from qcc.artifact import Artifact
 from qcc.codegen.build import build
 from qcc.codegen.cuda.toolchain import buildable
 from qcc.codegen.header import check_name, is_keyword
-from qcc.codegen.target import find_target
+from qcc.codegen.target import Target, find_target
 from qcc.codegen.tune import Tuner
 from qcc.codegen.worker import KernelCompiler
+from qcc.errors import RecipeError
 from qcc.ir import Graph, Pipeline, TensorType, verify
 from qcc.measuring import graph_digest, measure, precision_of
 from qcc.migrating import migrated
@@ -25,7 +26,7 @@ from qcc.mixed.goals import Goal
 from qcc.onnx import export_node, import_model, prepare
 from qcc.passes.calibrate import Batches
 from qcc.passes.integer import prove, to_integer
-from qcc.passes.quantize import Placement, encode, place
+from qcc.passes.quantize import WIDE, Placement, encode, place
 from qcc.passes.rounding import LayerReport, Options, correct, thinned
 from qcc.passes.simplify import SIMPLIFY
 from qcc.recipe import Recipe
@@ -59,6 +60,7 @@ def compile_model(
         QccError: one of its children, with an exit code and a message that says what to do.
     """
     target = buildable(find_target(recipe.target))
+    check_widths(recipe, target)
     tuner = Tuner.of(recipe.tune, target, tuning_record)
     recipe = replace(recipe, target=target.name, name=library_name(recipe.name, model), tune=tuner.level)
     with KernelCompiler(target) as kernels, TemporaryDirectory(prefix="qcc-") as folder:    # children load TVM now
@@ -126,3 +128,10 @@ def library_name(name: str, model: Any) -> str:
     stem = Path(model).name.partition(".")[0] if isinstance(model, str | Path) else "model"
     cleaned = re.sub(r"\W+", "_", stem, flags=re.ASCII).strip("_") or "model"
     return check_name(f"m_{cleaned}" if cleaned[0].isdigit() or is_keyword(cleaned) else cleaned)
+
+
+def check_widths(recipe: Recipe, target: Target) -> None:
+    """Raises RecipeError for widths that no kernel of the target computes with."""
+    if target.is_gpu and WIDE in (recipe.activation_bits, *recipe.activations.values()):
+        raise RecipeError(f"target {target.name}: kernels for GPUs take activations of at most 8 bits, but the recipe has {WIDE}; "
+                          "expected 2 to 8, for example --bits w4a8")

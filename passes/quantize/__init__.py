@@ -3,6 +3,6 @@
 from qcc.passes.quantize.encode import activation_encoding, encode, weight_encoding
 from qcc.passes.quantize.forms import Form
 from qcc.passes.quantize.placement import Placement, place
-from qcc.passes.quantize.precision import Precision
+from qcc.passes.quantize.precision import WIDE, Precision
 
-__all__ = ["Form", "Placement", "Precision", "activation_encoding", "encode", "place", "weight_encoding"]
+__all__ = ["WIDE", "Form", "Placement", "Precision", "activation_encoding", "encode", "place", "weight_encoding"]
