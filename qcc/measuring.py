@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field, replace
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,14 @@ from qcc.data import Batches as CheckedBatches
 from qcc.errors import DataError
 from qcc.ir import Array, Graph, Pipeline, dump
 from qcc.onnx import FloatRunner, prepare
-from qcc.ops import Clip
 from qcc.passes.calibrate import Batches, Cache, Measurements, Range, collect, is_finite, observed, unfit
 from qcc.passes.calibrate.choose import TRIED, choose
 from qcc.passes.quantize import Placement, Precision, encode
 from qcc.passes.simplify import KEEPING_NORMS
-from qcc.passes.synthetic import Synthetic, synthesize
+from qcc.passes.synthetic import Synthetic, channel_moments, reach, synthesize
 from qcc.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
-MARGIN = 1.25      # by which ranges are widened that made inputs reached
 FEW = 8            # batches below which ranges are not to be relied on
 
 
@@ -67,13 +64,18 @@ def measure(
     seen = {name: measured.seen(name) for name in placement.encoded}
     observer = recipe.observer
     errors: dict[str, float] = {}
+    if observer == "auto" and not made:
+        observer, errors = chosen_observer(graph, placement, measured, bits, calibration, recipe, progress)
     if observer == "auto":
-        observer, errors = (TRIED[0], {}) if made else chosen_observer(graph, placement, measured, bits, calibration, recipe, progress)
-    ranges = {name: observed(seen[name], observer, bits[name], recipe.percentile) for name in placement.encoded}
+        moments = channel_moments(placement.encoded, prepare(graph, placement.encoded), calibration)
+        ranges = reach(graph, {name: Range(value.low, value.high) for name, value in seen.items()}, moments)
+        observer = "moments"
+    else:
+        ranges = {name: observed(seen[name], observer, bits[name], recipe.percentile) for name in placement.encoded}
     record = {"data": "given", "batches": len(measured.digests), "digest": measured.digest, "observer": observer}
     record |= {"tried": errors} if errors else {}
     if made is not None:
-        return Measured(widened(graph, ranges), calibration, record | origin(made))
+        return Measured(ranges, calibration, record | origin(made))
     return Measured(ranges, calibration, record | {"notes": notes(graph, measured)})
 
 
@@ -110,16 +112,6 @@ def origin(made: Synthetic) -> dict[str, Any]:
     return {"data": "synthetic", "batchnorms": made.statistics, "steps": made.steps, "distance": [made.before, made.after],
             "notes": [f"no data: {len(made.batches)} inputs were made that match the statistics of {made.statistics} BatchNorms (from "
                       f"{made.before:.2f} to {made.after:.2f} deviations, root mean square); expect to lose some accuracy"]}
-
-
-def widened(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """Ranges with room for what made inputs do not reach, but none beyond the bounds that a clip sets."""
-    found = {}
-    for name, seen in ranges.items():
-        producer = graph.producers.get(name)
-        lows, highs = (producer.op.low, producer.op.high) if producer is not None and isinstance(producer.op, Clip) else ((-inf,), (inf,))
-        found[name] = Range(max(min(seen.low, MARGIN * seen.low), min(lows)), min(max(seen.high, MARGIN * seen.high), max(highs)))
-    return found
 
 
 def distributions(

@@ -75,6 +75,7 @@ def open_session(model: bytes, threads: int | None) -> Any:
     options.log_severity_level = 4
     options.use_deterministic_compute = True
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")     # idle between runs, not busy
     if threads is not None:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     try:

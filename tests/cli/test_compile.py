@@ -15,6 +15,9 @@ import onnx
 import pytest
 from PIL import Image
 
+import qcc as python
+from qcc.ir import dump
+from qcc.onnx import import_model, prepare
 from qcc.runtime import Manifest, load
 
 Run = Callable[..., Any]
@@ -110,6 +113,72 @@ def test_the_node_that_makes_infinities_is_named(qcc: Run, network: Any, tmp_pat
     result = qcc("compile", tmp_path / "huge.onnx", "-o", tmp_path / "out", "--calibration-data", tmp_path / "x.npy", "--io", "integer")
     assert result.exit_code == 2
     assert "node %huge (function): expected finite numbers, got inf" in result.stderr
+
+
+def test_the_node_that_makes_nan_is_named(qcc: Run, network: Any, tmp_path: Path) -> None:
+    model = network()
+    model.graph.node.append(onnx.helper.make_node("Sqrt", ["logits"], ["roots"]))
+    model.graph.output[0].name = "roots"
+    onnx.save(model, tmp_path / "roots.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((9, 3, 8, 8)).astype(np.float32))
+    result = qcc("compile", tmp_path / "roots.onnx", "-o", tmp_path / "out", "--calibration-data", tmp_path / "x.npy", "--io", "integer")
+    assert result.exit_code == 2
+    assert "node %roots (function): expected finite numbers, got nan" in result.stderr
+
+
+@pytest.mark.parametrize("bits", ["8", "w4a8"])
+def test_channels_that_are_always_zero_change_nothing(qcc: Run, network: Any, tmp_path: Path, bits: str) -> None:
+    """An input channel without light, and an output channel whose weights and bias are 0: the other channels are as exact as before."""
+    model = network()
+    weights, bias = (onnx.numpy_helper.to_array(model.graph.initializer[number]).copy() for number in (0, 1))
+    weights[3], bias[3] = 0.0, 0.0
+    for number, array in ((0, weights), (1, bias)):
+        model.graph.initializer[number].CopyFrom(onnx.numpy_helper.from_array(array, model.graph.initializer[number].name))
+    onnx.save(model, tmp_path / "dead.onnx")
+    data = np.random.default_rng(0).standard_normal((12, 3, 8, 8)).astype(np.float32)
+    data[:, 1] = 0.0
+    np.save(tmp_path / "x.npy", data)
+    result = qcc("compile", tmp_path / "dead.onnx", "-o", tmp_path / "out", "--calibration-data", tmp_path / "x.npy", "--bits", bits)
+    assert result.exit_code == 0, result.output
+    assert "note" not in result.stdout
+    assert qcc("run", tmp_path / "out", "--input", tmp_path / "x.npy", "-o", tmp_path / "y.npz", "-q").exit_code == 0
+    exact = np.concatenate([prepare(import_model(str(tmp_path / "dead.onnx")), ["logits"])({"image": one[None]})["logits"] for one in data])
+    found = np.load(tmp_path / "y.npz")["logits"].reshape(exact.shape)
+    assert np.square(found - exact).sum() < (0.001 if bits == "8" else 0.05) * np.square(exact).sum()
+
+
+def test_labels_are_no_inputs(qcc: Run, shared: Any, tmp_path: Path) -> None:
+    """Labels are left out where names tell them from inputs, and refused where nothing does."""
+    images = np.random.default_rng(0).standard_normal((9, 3, 8, 8)).astype(np.float32)
+    for labels in (np.zeros(9, np.int64), np.zeros((2, 7))):     # not needed, so of no concern
+        np.savez(tmp_path / "x.npz", image=images, labels=labels)
+        assert qcc("compile", shared.model, "-o", tmp_path / "out", "--force", "--calibration-data", tmp_path / "x.npz").exit_code == 0
+    np.save(tmp_path / "labels.npy", np.zeros(9, np.int64))
+    refused = qcc("compile", shared.model, "-o", tmp_path / "none", "--calibration-data", tmp_path / "labels.npy")
+    assert refused.exit_code == 2
+    assert "labels.npy: input 'image': expected the shape [1, 3, 8, 8]" in refused.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_models_and_data_from_python(network: Any, tmp_path: Path) -> None:
+    """A model as a file, bytes or ModelProto, and data of every kind that python has: one library."""
+    data = [np.random.default_rng(number).standard_normal((1, 3, 8, 8)).astype(np.float32) for number in range(3)]
+    model = network()
+    onnx.save(model, tmp_path / "model.onnx")
+    before = model.SerializeToString()
+
+    class Reader:
+        def __init__(self) -> None:
+            self.rest = iter(data)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.rest, None)
+            return None if batch is None else {"image": batch}
+
+    graphs = {dump(python.compile(given, name="net", calibration_data=batches).graph).partition("\n")[2] for given, batches in (
+        (tmp_path / "model.onnx", data), (before, Reader()), (model, lambda: ((batch,) for batch in data)))}
+    assert len(graphs) == 1
+    assert model.SerializeToString() == before
 
 
 def test_nodes_that_stay_float_are_listed(qcc: Run, network: Any, tmp_path: Path) -> None:

@@ -26,10 +26,12 @@ from qcc.ops import (
     Subtract,
     Transpose,
 )
+from qcc.passes.calibrate import Range
 from qcc.passes.quantize import place
-from qcc.passes.synthetic import synthesize
+from qcc.passes.synthetic import channel_moments, reach, synthesize
 from qcc.passes.synthetic.distill import Descent, noise, norms_of
 from qcc.passes.synthetic.gradient import needed, pull_back
+from qcc.passes.synthetic.reach import DEVIATIONS
 from qcc.recipe import Recipe
 
 
@@ -127,9 +129,46 @@ def test_the_manifest_says_what_was_made(rng: np.random.Generator) -> None:
         assert measured.batches is not None
 
 
-def test_clips_bound_what_is_widened(rng: np.random.Generator) -> None:
+def test_values_reach_as_far_as_their_channels_moments_say(rng: np.random.Generator) -> None:
     graph = small_network(rng, False)
-    measured = measure(graph, place(graph), None, Recipe(calibration="none"), lambda *_: None, None, graph)
+    values = place(graph).encoded
+    batches = [{"x": rng.normal(size=(1, 3, 16, 16)).astype(np.float32)} for _ in range(3)]
+    evaluate = prepare(graph, values)
+    moments = channel_moments(values, evaluate, batches)
+    stacked = np.concatenate([batch["x"] for batch in batches]).astype(np.float64)
+    mean, deviation = moments["x"]
+    assert mean == pytest.approx(stacked.mean(axis=(0, 2, 3)), abs=1e-6)
+    assert deviation == pytest.approx(stacked.std(axis=(0, 2, 3)), rel=1e-6)
+    seen = {name: Range(-1.0, 1.0) for name in values}
+    found = reach(graph, seen, moments)
+    assert found["x"].low == pytest.approx(float((mean - DEVIATIONS * deviation).min()))
+    assert found["x"].high == pytest.approx(float((mean + DEVIATIONS * deviation).max()))
     (result,) = graph.outputs.values()
-    assert measured.ranges[result].low == 0.0
-    assert measured.ranges["x"].low < 0 < measured.ranges["x"].high
+    assert found[result].low == 0.0      # behind a clip
+    far = reach(graph, dict.fromkeys(values, Range(-1000.0, 1000.0)), moments)
+    assert far["x"] == Range(-1000.0, 1000.0)
+    assert far[result] == Range(0.0, 1000.0)
+    never = reach(graph, dict.fromkeys(values, Range(0.0, 0.0)), moments)
+    assert set(never.values()) == {Range(0.0, 0.0)}
+
+
+def test_functions_bound_how_far_values_reach() -> None:
+    b = GraphBuilder("bounded", Stage.FLOAT)
+    x = b.input("x", TensorType(F32, (1, 4)))
+    names = {kind: b.add(Function(kind, alphas), [x]) for kind, alphas in (("sigmoid", ()), ("tanh", ()), ("elu", (1.0,)))}
+    b.outputs.update({kind: name for kind, name in names.items()})
+    moments = (np.zeros(4), np.ones(4))
+    found = reach(b.build(), {name: Range(-0.5, 0.5) for name in names.values()}, dict.fromkeys(names.values(), moments))
+    assert found[names["sigmoid"]] == Range(0.0, 1.0)
+    assert found[names["tanh"]] == Range(-1.0, 1.0)
+    assert found[names["elu"]] == Range(-DEVIATIONS, DEVIATIONS)
+
+
+def test_observers_that_are_named_are_used_without_data_too(rng: np.random.Generator) -> None:
+    graph = small_network(rng)
+    plain, far = (measure(graph, place(graph), None, Recipe(calibration="none", observer=observer), lambda *_: None, None, graph)
+                  for observer in ("minmax", "auto"))
+    assert plain.record["observer"] == "minmax"
+    assert far.record["observer"] == "moments"
+    assert all(far.ranges[name].low <= seen.low and far.ranges[name].high >= seen.high for name, seen in plain.ranges.items())
+    assert far.ranges["x"] != plain.ranges["x"]

@@ -1,0 +1,72 @@
+"""How far values reach where inputs were made: made inputs meet means and deviations, but hold none of the rare things that photographs do.
+
+Decides ranges by moments: in every channel DEVIATIONS from its mean, or to what made inputs reached if that is farther, but not beyond the
+bounds that a clip or a function sets. Data-free quantization (Nagel et al. 2019, section 5) takes six deviations from BatchNorms'
+own parameters; moments over made inputs are the same where a BatchNorm is, and exist for sums, pools and inputs, too. Five were nearest to
+the ranges of photographs among 3, 4, 4.5, 5, 6 and 7 on EfficientNet-Lite0 (a mean deviation of 7 percent in width; 13 with six).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
+
+import numpy as np
+
+from qcc.ir import Array, Graph
+from qcc.ops import Clip, Function
+from qcc.passes.calibrate import Range
+from qcc.passes.calibrate.collect import Evaluate
+
+DEVIATIONS = 5.0
+BOUNDS: Mapping[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
+
+Moments = tuple[Array, Array]      # mean and standard deviation per channel: float64 [channels]
+
+
+def channel_moments(values: Sequence[str], evaluate: Evaluate, batches: Iterable[Mapping[str, Array]]) -> dict[str, Moments]:
+    """Mean and deviation of every channel of the values over all batches.
+
+    Channels are the second axis of values of rank 4, the last one of others.
+    """
+    sums: dict[str, Array] = {}
+    count = 0
+    for feeds in batches:
+        count += 1
+        results = evaluate(feeds)
+        for name in values:
+            rows = channel_rows(results[name])
+            found = np.stack([rows.mean(axis=1), np.square(rows).mean(axis=1)])
+            sums[name] = sums[name] + found if name in sums else found
+    means = {name: total / count for name, total in sums.items()}
+    return {name: (mean, np.sqrt(np.maximum(square - mean * mean, 0.0))) for name, (mean, square) in means.items()}
+
+
+def channel_rows(array: Array) -> Array:
+    """float64 [channels, numbers of one channel]."""
+    if array.ndim == 0:
+        return array.astype(np.float64).reshape(1, 1)
+    rows: Array = np.moveaxis(array.astype(np.float64), 1 if array.ndim == 4 else -1, 0)
+    return rows.reshape(rows.shape[0], -1)
+
+
+def reach(graph: Graph, seen: Mapping[str, Range], moments: Mapping[str, Moments]) -> dict[str, Range]:
+    """Ranges of values from what they took and from their channels' moments. A value that never was negative, or positive, stays so."""
+    found = {}
+    for name, range in seen.items():
+        mean, deviation = moments[name]
+        least, most = bounds(graph, name)
+        low = min(range.low, float((mean - DEVIATIONS * deviation).min())) if range.low < 0 else range.low
+        high = max(range.high, float((mean + DEVIATIONS * deviation).max())) if range.high > 0 else range.high
+        found[name] = Range(max(low, least), min(high, most))
+    return found
+
+
+def bounds(graph: Graph, name: str) -> tuple[float, float]:
+    """Between which numbers a value must lie, by the operator that makes it."""
+    producer = graph.producers.get(name)
+    if producer is not None and isinstance(producer.op, Clip):
+        return min(producer.op.low), max(producer.op.high)
+    if producer is not None and isinstance(producer.op, Function):
+        return BOUNDS.get(producer.op.function, (-inf, inf))
+    return -inf, inf
