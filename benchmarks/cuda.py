@@ -235,4 +235,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    # What PyTorch imports may import NVIDIA's package `cuda`, which this file must not hide.
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
     sys.exit(main(sys.argv[1:]))
