@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from qcc.codegen.artifact import ArtifactTexts
+from qcc.codegen.cuda.toolchain import find_compiler
 from qcc.codegen.golden import golden_pattern
 from qcc.codegen.program import Program
+from qcc.codegen.target import find_target
 from qcc.codegen.tuning import Tuning
 from qcc.ir import Array, Graph, dump, interpret
 from qcc.measuring import Measured
@@ -56,11 +58,20 @@ def texts(
         model=model,
         calibration=measured.record,
         rounding={name: asdict(report) for name, report in (rounding or {}).items()},
-        versions={name: _version(name) for name in PACKAGES},
+        versions=versions(recipe.target),
         tuning="" if tuning is None else tuning.dumps(),
         mixed="" if mixed is None else json.dumps(mixed, indent=1) + "\n",
         migration=migration,
     )
+
+
+def versions(target: str) -> dict[str, str]:
+    """Of the packages that made the library; for a GPU also of the CUDA compiler."""
+    found = {name: _version(name) for name in PACKAGES}
+    if find_target(target).is_gpu:
+        compiler = find_compiler()
+        found[compiler.name] = compiler.version
+    return found
 
 
 def _version(package: str) -> str:

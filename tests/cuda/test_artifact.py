@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import qcc
 from qcc.codegen.cuda.toolchain import architectures
 from qcc.errors import RuntimeFailure
 from qcc.ir import interpret
+from qcc.runtime import Manifest
 from tests.cuda.conftest import images
 from tests.cuda.fake import VARIABLES, FakeDriver
 
@@ -153,6 +155,14 @@ def test_a_step_alone_names_its_kernel(artifact: Path, setting: Set) -> None:
         name = module.manifest.steps[0].kernel
         with pytest.raises(RuntimeFailure, match=rf"step 0, .* \(kernel {name}\) cannot be started: CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"):
             next(module.trace({"image": images(0)}))
+
+
+def test_the_manifest_says_what_it_takes(artifact: Path, cuda_compiler: str) -> None:
+    manifest = Manifest.read(artifact)
+    assert manifest.sms == (75, 80, 86, 89, 90)
+    assert manifest.features == ()
+    assert manifest.versions[cuda_compiler]
+    assert {step.kernel for step in manifest.steps} <= set(re.findall(r"small_k\d+", (artifact / "small.cu").read_text()))
 
 
 def test_the_library_needs_no_cuda(artifact: Path) -> None:

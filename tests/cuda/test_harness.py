@@ -12,6 +12,7 @@ import pytest
 from qcc.codegen.cuda.launch import Launch
 from qcc.codegen.kernel import View
 from qcc.codegen.target import find_target
+from qcc.errors import CodegenError
 from qcc.ir import DType
 from tests.cuda.harness import ASCENDING, DESCENDING, CompiledKernels, HostLibrary, KernelFailed, build_host, compile_kernels
 
@@ -163,6 +164,12 @@ def test_forbidden(library: HostLibrary, name: str, message: str, order: int) ->
     x, y = np.full(256, 40, np.int32), np.zeros(256, np.int32)
     with pytest.raises(KernelFailed, match=rf"{name}: block \(0,0,0\).*{message}"):
         library.launch(name, ONE_BLOCK, [x.ctypes.data, y.ctypes.data], order)
+
+
+@pytest.mark.parametrize("extents", [((1, 1, 1), (1025, 1, 1)), ((0, 1, 1), (32, 1, 1)), ((1, 65536, 1), (32, 1, 1))])
+def test_launches_that_no_gpu_takes(extents: Any) -> None:
+    with pytest.raises(CodegenError, match="expected"):
+        Launch(*extents)
 
 
 def test_no_dynamic_memory_at_launch(library: HostLibrary) -> None:
