@@ -41,6 +41,13 @@ def test_embeddings_are_tokenized_and_compared() -> None:
     assert len(embeddings.sentences()) > 1000
 
 
+def test_machine_code_of_gpus_explains_itself() -> None:
+    done = subprocess.run([sys.executable, FOLDER / "cuda_static.py", "--help"], capture_output=True, text=True, check=True,
+                          cwd=FOLDER.parent, env={"PYTHONPATH": ":".join(entry for entry in sys.path if entry)})
+    assert "--sm" in done.stdout
+    assert "occupancy" in done.stdout
+
+
 def test_latency_explains_itself() -> None:
     done = subprocess.run([sys.executable, FOLDER / "latency.py", "--help"], capture_output=True, text=True, check=True,
                           cwd=FOLDER.parent, env={"PYTHONPATH": ":".join(entry for entry in sys.path if entry)})

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qcc.codegen.cuda.emit import GpuFunction, device
+from qcc.codegen.cuda.emit import GpuFunction
 from qcc.codegen.cuda.launch import Launch
-from qcc.codegen.emit import element_of
 from qcc.codegen.families import Call, Site
 from qcc.codegen.floats import plan_island
 from qcc.codegen.island import IslandKernel
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from qcc.codegen.target import Target
 
 _THREADS = 32
-_PRODUCTS = {"float32": "__fmul_rn", "float64": "__dmul_rn"}
 
 
 @dataclass(frozen=True)
@@ -56,15 +54,8 @@ class GpuIslandKernel:
         with function.when(task < self.island.tasks):
             for edge, value in ((begin, task), (end, task + 1)):
                 function.append(tirx.Bind(edge, value))
-            ended = tvm_ffi.structural_map(inner.body, (tirx.Return, lambda _: tirx.Evaluate(0)))
-            function.append(tvm_ffi.structural_map(ended, (tirx.Mul, _rounded)))
+            function.append(tvm_ffi.structural_map(inner.body, (tirx.Return, lambda _: tirx.Evaluate(0))))
         return function.finish(parameters=pointers)
-
-
-def _rounded(product: Any) -> Any:
-    """A float product that is rounded before it is added to anything (two roundings, as in NumPy)."""
-    dtype = element_of(product)
-    return device(dtype, _PRODUCTS[dtype], product.a, product.b) if dtype in _PRODUCTS else product
 
 
 def plan_float(site: Site) -> list[Call]:

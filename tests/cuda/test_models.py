@@ -17,22 +17,24 @@ from tests.cuda.fake import FakeDriver
 
 Array = npt.NDArray[Any]
 Samples = Callable[..., list[dict[str, Array]]]
-# Every network, every batch size, and every generation of GPUs that has code of its own.
+# Every network, every batch size, every generation of GPUs that has code of its own, and widths of weights and activations.
 CASES = [
-    ("ad_autoencoder", 1, 80), ("ad_autoencoder", 8, 90), ("kws_dscnn", 1, 75), ("kws_dscnn", 3, 90), ("resnet8_cifar10", 1, 90),
-    ("resnet8_cifar10", 8, 75), ("vww_mobilenetv1", 3, 80),
+    ("ad_autoencoder", 1, 80, 8, 8), ("ad_autoencoder", 8, 90, 4, 4), ("kws_dscnn", 1, 75, 8, 8), ("kws_dscnn", 3, 90, 4, 8),
+    ("resnet8_cifar10", 1, 90, 4, 4), ("resnet8_cifar10", 8, 75, 8, 8), ("resnet8_cifar10", 3, 80, 4, 4), ("vww_mobilenetv1", 3, 80, 4, 4),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "batch", "sm"), CASES)
+@pytest.mark.parametrize(("name", "batch", "sm", "weight_bits", "activation_bits"), CASES)
 def test_bundled_networks(
-    name: str, batch: int, sm: int, cuda_compiler: str, driver: FakeDriver, tmp_path: Path, zoo: Callable[[str], Path], samples: Samples,
-    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator,
+    name: str, batch: int, sm: int, weight_bits: int, activation_bits: int, cuda_compiler: str, driver: FakeDriver, tmp_path: Path,
+    zoo: Callable[[str], Path], samples: Samples, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator,
 ) -> None:
     feeds = samples(name, 8)
     together = {key: np.concatenate([feed[key] for feed in feeds[:batch]]) for key in feeds[0]}
     shapes = {key: array.shape for key, array in together.items()}
-    recipe = Recipe(f"cuda:sm_{sm}", rounding="nearest", correction="none", input_shapes=shapes)
+    recipe = Recipe(
+        f"cuda:sm_{sm}", weight_bits=weight_bits, activation_bits=activation_bits, rounding="nearest", correction="none",
+        input_shapes=shapes)
     artifact = qcc.compile(zoo(name), calibration_data=[together], recipe=recipe)
     artifact.save(tmp_path / "out")
     driver.prepare(tmp_path / "out", sm)
