@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,20 @@ def test_machine_code_of_gpus_explains_itself() -> None:
                           cwd=FOLDER.parent, env={"PYTHONPATH": ":".join(entry for entry in sys.path if entry)})
     assert "--sm" in done.stdout
     assert "occupancy" in done.stdout
+
+
+@pytest.mark.skipif(any(shutil.which(name) is None for name in ("qemu-aarch64", "aarch64-linux-gnu-gcc")),
+                    reason="ARM IS NOT TESTED: qemu-aarch64 or aarch64-linux-gnu-gcc is missing")
+def test_instructions_are_counted(tmp_path: Path) -> None:
+    """A loop of two instructions, a million times."""
+    loop = r"mov x0, #16960\n movk x0, #15, lsl #16\n 1: subs x0, x0, #1\n b.ne 1b"
+    (tmp_path / "loop.c").write_text(f'int main(void) {{ __asm__("{loop}" ::: "x0", "cc"); return 0; }}')
+    options = ["-shared", "-fPIC", "-O2", "-Wall", "-Werror"]
+    subprocess.run(["cc", *options, "-o", tmp_path / "plugin.so", FOLDER / "instructions.c"], check=True)
+    subprocess.run(["aarch64-linux-gnu-gcc", "-O2", "-static", "-o", tmp_path / "loop", tmp_path / "loop.c"], check=True)
+    done = subprocess.run(["qemu-aarch64", "-plugin", tmp_path / "plugin.so", "-d", "plugin", tmp_path / "loop"],
+                          capture_output=True, text=True, check=True)
+    assert 2_000_000 < int(done.stderr.split("instructions: ")[1]) < 2_200_000
 
 
 def test_latency_explains_itself() -> None:

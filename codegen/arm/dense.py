@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from qcc.codegen.arm.epilogue import PARAMETERS, NeonEpilogue, parameters
+from qcc.codegen.arm.epilogue import MOST_SHIFT, PARAMETERS, NeonEpilogue, parameters
 from qcc.codegen.arm.intrinsics import LANES, dot_product_of
 from qcc.codegen.arm.tiles import CORES, candidates, choose, cycles
 from qcc.codegen.cpu.dense import ImplicitProduct, check_dense, merge_pixels
-from qcc.codegen.cpu.packing import WORD, merge_groups, pack_numbers, pack_runs, pack_weights, panel_channels, stored_bits, words
+from qcc.codegen.cpu.packing import WORD, merge_groups, pack_numbers, pack_runs, pack_weights, panel_channels, words
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.cpu.tile import Tile
+from qcc.codegen.cpu.weights import lifted
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
 from qcc.errors import CodegenError
@@ -42,6 +43,10 @@ class NeonDenseKernel(ImplicitProduct):
     def steps(self) -> int:
         down, along, run = self.runs
         return down * along * padded_words(run, self.paired)
+
+    @property
+    def lift(self) -> int:
+        return 8 - self.weight_bits
 
     @property
     def stretch(self) -> int:
@@ -79,13 +84,14 @@ def plan_dense(
     if window == (1, 1) and strides == (1, 1):
         source, output, residual = merge_pixels(source, output, residual)
         dilations = (1, 1)
+    bits, bias, requantization = lifted(weights, bias, source, requantization, MOST_SHIFT, LEAST_WEIGHT)
     epilogue = None if requantization is None else NeonEpilogue.of(requantization)
     form = NeonDenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, LANES, tile or Tile(1, 1, 1),
-                           stored_bits(weights))
+                           bits)
     kernel = tuned(_tiled(form, target, tile))
     channels = output.shape[3]
     if dot_product_of(target, kernel.paired).signed:
-        bias = centred_bias(weights, bias)
+        bias = centred_bias(weights.astype(np.int64) << kernel.lift, bias)
     weights = merge_groups(weights, groups, groups // kernel.groups)
     order = panel_channels(channels, kernel.groups, kernel.tile.blocks, LANES)
     down, along, run = kernel.runs

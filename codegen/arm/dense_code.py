@@ -79,9 +79,7 @@ class NeonDenseCode(ImplicitProductCode):
 
     def _weights(self, weights: Any, count: int) -> Iterator[Any]:
         """The vectors of `count` words of weights, in the order in which they lie in memory."""
-        kernel, function = self.kernel, self.function
-        for vector in load_weights(function, self.weights, weights, count * kernel.tile.blocks, VECTOR, kernel.weight_bits):
-            yield vector if kernel.weight_bits == 8 else function.let(vector >> constant(8 - kernel.weight_bits, "int8", VECTOR))
+        return load_weights(self.function, self.weights, weights, count * self.kernel.tile.blocks, VECTOR, self.kernel.weight_bits)
 
     def _exchange(self, accumulators: list[list[Register]]) -> None:
         """Two pixels of four channels <-> two channels of two pixels, twice: the same exchange there and back."""

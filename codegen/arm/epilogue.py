@@ -15,11 +15,12 @@ import numpy as np
 from qcc.codegen.arm.intrinsics import LANES
 from qcc.codegen.cpu.epilogue import Epilogue, Output, Requantizer
 from qcc.codegen.cpu.requantization import Requantization
-from qcc.codegen.emit import Function, Memory, broadcast, cast, llvm, reinterpret, shuffle
+from qcc.codegen.emit import Function, Memory, broadcast, cast, constant, llvm, reinterpret, shuffle
 from qcc.codegen.kernel import View
 from qcc.ir.types import I32, Array
 
 PARAMETERS = View.contiguous(I32, (6,))
+MOST_SHIFT = 62    # to the left by less than -63 is another thing
 
 
 def parameters(form: Requantization) -> Array:
@@ -33,13 +34,15 @@ class NeonEpilogue(Epilogue):
 
     Attributes:
         zero_point: there is one.
+        residual_lift: the residual is multiplied by so many powers of two.
     """
 
     zero_point: bool
+    residual_lift: int
 
     @staticmethod
     def of(form: Requantization) -> NeonEpilogue:
-        return NeonEpilogue(form.residual_zero_point != 0, form.low > 0, form.high < 255, form.zero_point != 0)
+        return NeonEpilogue(form.residual_zero_point != 0, form.low > 0, form.high < 255, form.zero_point != 0, form.residual_lift)
 
 
 class NeonRequantizer(Requantizer):
@@ -62,6 +65,7 @@ class NeonRequantizer(Requantizer):
         totals = _products(output.accumulator, let(self.multipliers.load(output.multipliers, LANES)))
         if output.residual is not None:
             residual = output.residual - self.residual_zero_point if self.epilogue.residual_zero_point else output.residual
+            residual = residual << constant(self.epilogue.residual_lift, "int32", LANES)
             more = _products(let(residual), self.residual_multiplier)
             totals = [total + added for total, added in zip(totals, more, strict=True)]
         shifted = [llvm("llvm.aarch64.neon.srshl", "int64x2", total, self.shift) for total in totals]

@@ -13,11 +13,11 @@ from qcc.codegen.cpu.dense import ImplicitProduct, check_dense, merge_pixels
 from qcc.codegen.cpu.packing import GROUPS, WORD, merge_groups, pack_numbers, pack_runs, pack_weights, panel_channels, stored_bits, words
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.cpu.tile import Tile
+from qcc.codegen.cpu.weights import in_bytes, lifted
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import PARAMETERS, HalvesEpilogue, lifted_multipliers, paired_lanes, parameters_of
+from qcc.codegen.x86.epilogue import MOST_SHIFT, PARAMETERS, HalvesEpilogue, lifted_multipliers, paired_lanes, parameters_of
 from qcc.codegen.x86.tiles import choose, cycles
-from qcc.codegen.x86.weights import in_bytes, lifted
 from qcc.ir.types import U16, Array
 
 UNROLLED_STEPS = 4      # of the reduction, where it is a loop
@@ -123,7 +123,7 @@ def plan_dense(
     if window == (1, 1) and strides == (1, 1):
         source, output, residual = merge_pixels(source, output, residual)
         dilations = (1, 1)
-    bits, bias, requantization = (stored, bias, requantization) if wide else lifted(weights, bias, source, requantization)
+    bits, bias, requantization = (stored, bias, requantization) if wide else lifted(weights, bias, source, requantization, MOST_SHIFT)
     epilogue = None if requantization is None else HalvesEpilogue.of(requantization)
     form = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, target.lanes, tile or Tile(1, 1, 1), bits,
                        wide)

@@ -20,11 +20,11 @@ import numpy as np
 from qcc.codegen.cpu.depthwise import DepthwiseForm, check_depthwise
 from qcc.codegen.cpu.packing import TAPS, VECTORS, interleaved_channels, pack_bits, pack_numbers, pack_taps
 from qcc.codegen.cpu.requantization import Requantization
+from qcc.codegen.cpu.weights import lifted
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
-from qcc.codegen.x86.epilogue import PARAMETERS, HalvesEpilogue, lifted_multipliers, parameters_of
+from qcc.codegen.x86.epilogue import MOST_SHIFT, PARAMETERS, HalvesEpilogue, lifted_multipliers, parameters_of
 from qcc.codegen.x86.tiles import depthwise_fold, depthwise_rows
-from qcc.codegen.x86.weights import lifted
 from qcc.ir.types import I8, I32, U8, Array
 
 UNROLLED_ROWS = 16    # source rows under a tile that are unrolled; taller windows loop
@@ -75,7 +75,7 @@ class DepthwiseKernel(DepthwiseForm):
         lanes: 32-bit lanes of a vector.
         rows: output rows computed together.
         fold: output columns that count as one with so many times the channels.
-        weight_bits: in which a weight is stored (x86/weights.py).
+        weight_bits: in which a weight is stored (cpu/weights.py).
     """
 
     epilogue: HalvesEpilogue | None
@@ -174,7 +174,7 @@ def plan_depthwise(
     """
     check_depthwise(source, weights, strides, dilations, output, requantization, residual)
     window = (weights.shape[1], weights.shape[2])
-    bits, bias, requantization = lifted(weights, bias, source, requantization)
+    bits, bias, requantization = lifted(weights, bias, source, requantization, MOST_SHIFT)
     epilogue = None if requantization is None else HalvesEpilogue.of(requantization)
     kernel = DepthwiseKernel(source, output, residual, window, strides, dilations, epilogue, target.lanes, 1, 1, bits)
     _, rows, columns, channels = output.shape

@@ -1,4 +1,4 @@
-"""In how many bits x86 stores the weights of a layer, and what becomes of its other numbers then.
+"""In how many bits the weights of a layer are stored, and what becomes of its other numbers then.
 
 Weights that share bytes come out of them times 2^(8 - bits) (cpu/unpacking.py), and there they stay: accumulators are as many times
 larger, and so are the bias and, for the requantization, the residual; its shift takes the factor away again.
@@ -15,12 +15,11 @@ from qcc.arith import INT32_MAX, accumulator_bounds
 from qcc.codegen.cpu.packing import stored_bits
 from qcc.codegen.cpu.requantization import Requantization
 from qcc.codegen.kernel import View
-from qcc.codegen.x86.epilogue import MOST_SHIFT
 from qcc.ir.types import U8, Array
 
 
 def lifted(
-    weights: Array, bias: Array, source: View, requantization: Requantization | None
+    weights: Array, bias: Array, source: View, requantization: Requantization | None, most_shift: int, least: int = -128
 ) -> tuple[int, Array, Requantization | None]:
     """Bits of a stored weight, and the layer's bias and requantization for them.
 
@@ -29,12 +28,15 @@ def lifted(
     Args:
         weights: i8 [OC, ...].
         bias: int32 [OC].
+        most_shift: of a requantization that the epilogue can do.
+        least: what the dot product takes; a weight that would be less, times 2^(8 - bits), makes all take bytes.
     """
     bits = stored_bits(weights)
     more = 8 - bits
     lowest, highest = accumulator_bounds(weights, bias, 0, source.dtype.range[1])
     reach = int(np.maximum(-lowest, highest).max(initial=0))
-    if reach << more > INT32_MAX or (requantization is not None and requantization.shift + more > MOST_SHIFT):
+    fits = int(weights.min(initial=0)) << more >= least and reach << more <= INT32_MAX
+    if not fits or (requantization is not None and requantization.shift + more > most_shift):
         return 8, bias, requantization
     return bits, bias << more, None if requantization is None else requantization.scaled(more)
 
