@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,7 +210,7 @@ class DeviceArray:
 
     def __del__(self) -> None:
         if self.pointer:
-            with self._driver.on(self.device):
+            with suppress(RuntimeFailure), self._driver.on(self.device):     # a driver that has shut down, or failed, took the memory along
                 self._driver.call("cuMemFree_v2", ctypes.c_ulonglong(self.pointer))
             self.pointer = 0
 

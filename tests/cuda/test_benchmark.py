@@ -63,6 +63,18 @@ def test_a_wrong_layer_is_named(bundle: Path, driver: FakeDriver) -> None:
     assert "WRONG: ad_autoencoder_b1_w8a8" in done.stdout
 
 
+def test_the_sanitizer_is_run_and_believed(bundle: Path, driver: FakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of that name that runs what it is given, and finds something as one of its tools."""
+    program = tmp_path / "compute-sanitizer"
+    program.write_text('#!/bin/sh\nif [ "$2" = racecheck ]; then echo a hazard; exit 9; fi\nshift 4\nexec "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    done = benchmark(bundle, driver, "--check")
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "compute-sanitizer memcheck: clean" in done.stdout
+    assert "compute-sanitizer racecheck: exit code 9: a hazard" in done.stdout
+
+
 def test_without_a_gpu_it_says_so(bundle: Path) -> None:
     done = benchmark(bundle, None)
     assert done.returncode == 1
