@@ -14,7 +14,7 @@ from qcc.commands.terminal import debug_option, json_option, print_json, table
 @debug_option
 def command(as_json: bool) -> None:
     """List the machines to compile for. All of them can be compiled for on any machine."""
-    from qcc.codegen.target import ALIASES, GPU_TARGETS, TARGETS, find_target, host_features
+    from qcc.codegen.target import ALIASES, CORES, FAT_TARGETS, GPU_TARGETS, TARGETS, find_target, host_features
     from qcc.errors import UnknownTarget
 
     features = host_features()
@@ -26,7 +26,7 @@ def command(as_json: bool) -> None:
         {"name": target.name, "runs_here": features.issuperset(target.features), "host": target.name == host,
          "aliases": [alias for alias, name in ALIASES.items() if name == target.name], "vector_bits": 32 * target.lanes,
          "features": list(target.features), "missing": [f for f in target.features if f not in features], "triple": target.triple}
-        for target in TARGETS.values()
+        for target in (TARGETS | FAT_TARGETS).values()
     ]
     gpus, absent = _gpus()
     records += [
@@ -43,6 +43,8 @@ def command(as_json: bool) -> None:
         here = "host" if record["host"] else "runs here" if record["runs_here"] else "lacks " + " ".join(record["missing"])
         rows.append((record["name"], ", ".join(record["aliases"]), record["vector_bits"] or "-", here, " ".join(record["features"])))
     click.echo(table(("target", "alias", "vector bits", "this machine", "needs"), rows))
+    click.echo("\n" + "; ".join(f"{target.name} holds {', '.join(target.variants)}" for target in FAT_TARGETS.values()))
+    click.echo(f"aarch64-NAME:CORE chooses tiles for a core: {', '.join(CORES)}")
     click.echo(f"\n'--target host' means {host} here." if host else "\nThis machine can run none of them: name one instead of 'host'.")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qcc.codegen.target import GPU_TARGETS, TARGETS, find_target
+from qcc.codegen.target import FAT_TARGETS, GPU_TARGETS, TARGETS, find_target
 from qcc.runtime import load
 
 Run = Callable[..., Any]
@@ -105,7 +105,7 @@ def test_targets(qcc: Run) -> None:
     text = qcc("targets").stdout
     assert all(name in text for name in TARGETS)
     report = json.loads(qcc("targets", "--json").stdout)
-    assert [target["name"] for target in report["targets"]] == [*TARGETS, *GPU_TARGETS]
+    assert [target["name"] for target in report["targets"]] == [*TARGETS, *FAT_TARGETS, *GPU_TARGETS]
     assert all(target["runs_here"] == (not target["missing"]) for target in report["targets"])
     assert report["host"] in TARGETS
 

@@ -18,6 +18,7 @@ import qcc
 from qcc import verification
 from qcc.codegen.arm.dense import NeonDenseKernel, plan_dense
 from qcc.codegen.arm.depthwise import plan_depthwise
+from qcc.codegen.arm.tiles import CORES as FIGURES
 from qcc.codegen.cpu.elementwise import RequantizeKernel
 from qcc.codegen.cpu.lookup import plan_lookup
 from qcc.codegen.cpu.scale import Sum
@@ -25,10 +26,10 @@ from qcc.codegen.families import choose
 from qcc.codegen.kernel import READ_SLACK, Kernel, View
 from qcc.codegen.link import find_toolchain
 from qcc.codegen.tables import families_for
-from qcc.codegen.target import TARGETS, Target
+from qcc.codegen.target import CORES, TARGETS, Target, find_target
 from qcc.codegen.te import TeKernel
 from qcc.codegen.worker import compile_kernels
-from qcc.errors import CodegenError, RuntimeFailure
+from qcc.errors import CodegenError, RuntimeFailure, UnknownTarget
 from qcc.ir.types import I32, U8, TensorType
 from qcc.models import zoo as model_zoo
 from qcc.ops import IntegerBatchMatMul, IntegerConvolution
@@ -232,6 +233,20 @@ def test_tables_are_looked_up_in_registers(tmp_path: Path) -> None:
     places = [number for number, line in enumerate(code) if re.search(r"\ttb[lx]\t", line)]
     assert [code[number].split("\t")[2] for number in places[:4]] == ["tbl", "tbx", "tbx", "tbx"]
     assert not any("[sp" in line for line in code[places[0] : places[3]])
+
+
+def test_a_target_may_name_a_core() -> None:
+    """It chooses tiles, and nothing else; every core has figures."""
+    case = test_dense.layer(test_dense.Case((1, 30, 30, 128), 128, (3, 3)), 1)
+    tiles = {}
+    for core in CORES:
+        target = find_target(f"arm:{core}")
+        assert target == replace(TARGETS["aarch64-dotprod"], name=f"aarch64-dotprod:{core}", core=core)
+        tiles[core] = cast(NeonDenseKernel, planned(case, target)[0]).tile
+    assert tiles["cortex-a55"] != tiles["cortex-a76"], "an in-order core wants fewer loads"
+    assert set(CORES) == set(FIGURES)
+    with pytest.raises(UnknownTarget, match="the core 'cortex-a1' is unknown; expected one of cortex-a55"):
+        find_target("aarch64-neon:cortex-a1")
 
 
 def test_weights_that_16_bits_have_no_room_for_are_left_to_the_generic_kernel() -> None:
