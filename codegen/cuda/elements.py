@@ -28,7 +28,13 @@ THREADS = 256
 
 
 def launch_of(count: int) -> Launch:
-    """As many threads as there are elements, at least one."""
+    """As many threads as there are elements, at least one.
+
+    Raises:
+        CodegenError: more than 32-bit numbers of threads and elements can count.
+    """
+    if count >= 1 << 31:
+        raise CodegenError(f"a kernel over {count} elements: GPU kernels count them in 32 bits; compile for a smaller batch")
     return Launch((max(1, -(-count // THREADS)), 1, 1), (THREADS, 1, 1))
 
 

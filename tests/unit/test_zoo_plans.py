@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 
+from qcc.codegen.cuda.dense import DenseKernel
 from qcc.codegen.plan import plan
+from qcc.codegen.target import find_target
 from qcc.ir import Graph, Pipeline, verify
 from qcc.models import zoo
 from qcc.onnx import import_model
+from qcc.ops import OnnxOperator
 from qcc.passes.calibrate import Range
 from qcc.passes.integer import prove, to_integer
 from qcc.passes.quantize import Precision, encode, place
@@ -17,11 +23,11 @@ from tests.unit.test_placing import TARGET, Machine, islands
 MOST_OF_THE_BOUND = 1.15
 
 
-def integer_model(name: str, integer_io: bool) -> Graph:
+def integer_model(name: str, integer_io: bool, precision: Precision = Precision()) -> Graph:  # noqa: B008  (it is frozen)
     """The model as integers; ranges do not matter to its plan."""
     graph = Pipeline(SIMPLIFY)(import_model(zoo.path(name)))
     placement = place(graph, integer_io)
-    quantized = encode(graph, placement, dict.fromkeys(placement.encoded, Range(-3.0, 5.0)), Precision())
+    quantized = encode(graph, placement, dict.fromkeys(placement.encoded, Range(-3.0, 5.0)), precision)
     verify(quantized)
     integer = to_integer(quantized, placement, integer_io)
     verify(integer)
@@ -36,3 +42,26 @@ def test_bundled_models(name: str, integer_io: bool) -> None:
     program = plan(graph, TARGET, "model", islands(graph))
     Machine(graph, program).run()
     assert program.arena_lower_bound <= program.arena_bytes <= MOST_OF_THE_BOUND * program.arena_lower_bound
+
+
+def forms(name: str, precision: Precision) -> tuple[Counter[tuple[int, int]], int]:
+    """Dense kernels of the network on a GPU by stored bits of sources and weights, and the bytes of the arena."""
+    graph = integer_model(name, True, precision)
+    assert all(isinstance(node.op, OnnxOperator) for node in graph.nodes[-1:]), "the softmax at its end is all that stays float"
+    body = replace(graph, nodes=graph.nodes[:-1], outputs={"scores": graph.nodes[-1].inputs[0]})
+    program = plan(body, find_target("cuda:sm_80"), "model")
+    return Counter(step.kernel.bits[:2] for step in program.steps if isinstance(step.kernel, DenseKernel)), program.arena_bytes
+
+
+def test_values_of_four_bits_share_bytes_on_gpus() -> None:
+    """Between dense layers, also padded and added; the network's input has 8 bits."""
+    narrow, narrow_bytes = forms("resnet8_cifar10", Precision(4, 4))
+    wide, wide_bytes = forms("resnet8_cifar10", Precision())
+    assert narrow == {(4, 4): 8, (8, 4): 1}
+    assert wide == {(8, 8): 9}
+    assert narrow_bytes < 0.6 * wide_bytes
+    assert forms("resnet8_cifar10", Precision(4, 8))[0] == {(8, 4): 9}
+
+
+def test_values_beside_depthwise_layers_have_a_byte_each_on_gpus() -> None:
+    assert forms("vww_mobilenetv1", Precision(4, 4))[0] == {(8, 4): 14}
