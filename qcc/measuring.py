@@ -108,7 +108,7 @@ def origin(made: Synthetic) -> dict[str, Any]:
     if not made.statistics:
         return {"data": "noise", "notes": [
             "no data: ranges are those of standardized noise propagated through the weights, because the model has no BatchNorm whose "
-            "statistics could be matched; expect to lose accuracy, and give data"]}
+            "statistics could be matched; they are right only if the inputs have mean 0 and deviation 1, too: give data"]}
     return {"data": "synthetic", "batchnorms": made.statistics, "steps": made.steps, "distance": [made.before, made.after],
             "notes": [f"no data: {len(made.batches)} inputs were made that match the statistics of {made.statistics} BatchNorms (from "
                       f"{made.before:.2f} to {made.after:.2f} deviations, root mean square); expect to lose some accuracy"]}
