@@ -35,11 +35,16 @@ def _each_tap(function: GpuFunction, geometry: Geometry, source: View, memory: M
 
 @dataclass(frozen=True)
 class WindowMaxKernel(Elementwise):
-    """The largest integer of each window. Operands: source, destination; N H W C, of one type."""
+    """The largest integer of each window. Operands: source, destination; N H W C, of one type.
+
+    Attributes:
+        packed: both are views of bytes that hold two values of 4 bits each.
+    """
 
     geometry: Geometry
     source: View
     destination: View
+    packed: bool = False
 
     @property
     def operands(self) -> tuple[View, ...]:
@@ -56,10 +61,18 @@ class WindowMaxKernel(Elementwise):
 
         def element(places: Sequence[Any]) -> None:
             first = function.let(places[0], "first")
-            best = function.array(1, source.dtype, "best")
-            best.set(0, source.load(first))
-            _each_tap(function, self.geometry, self.source, source, first, lambda value: best.set(0, tirx.Max(best.get(0), value)))
-            destination.store(places[1], best.get(0))
+            parts = [constant(mask) for mask in (0x0F, 0xF0)] if self.packed else []
+            best = function.array(max(1, len(parts)), "int32" if parts else source.dtype, "best", 0 if parts else None)
+            if not parts:
+                best.set(0, source.load(first))
+
+            def tap(value: Any) -> None:
+                value = function.let(cast(value, best.dtype), "value")
+                for number in range(max(1, len(parts))):
+                    best.set(number, tirx.Max(best.get(number), value & parts[number] if parts else value))
+
+            _each_tap(function, self.geometry, self.source, source, first, tap)
+            destination.store(places[1], cast(best.get(0) | best.get(1) if parts else best.get(0), destination.dtype))
 
         each(function, self.nest, element)
 
@@ -68,7 +81,9 @@ def plan_window_max(op: Window, source: View, destination: View) -> tuple[Window
     """The kernel of a WindowMax node (no constants)."""
     geometry = Geometry.of(op)
     geometry.check(source, destination)
-    return WindowMaxKernel(geometry, source, destination), ()
+    if source.packed != destination.packed:
+        raise CodegenError(f"window maximum: values of {source} share bytes, or those of {destination}, but not both")
+    return WindowMaxKernel(geometry, source.stored, destination.stored, source.packed), ()
 
 
 @dataclass(frozen=True)

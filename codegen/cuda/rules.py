@@ -36,6 +36,7 @@ from qcc.ops import (
 )
 
 MOVER = Mover(plan_copy, plan_fill_halo)
+PAIRED = Capabilities(True, packed=True)
 
 
 def is_narrow(graph: Graph, entry: Group) -> bool:
@@ -156,12 +157,12 @@ def plan_generic(site: Site) -> list[Call]:
 
 FAMILIES: tuple[Family, ...] = (
     Family("deep linear", shared.is_deep_linear, DENSE, plan_linear),
-    Family("linear of 4 bits", is_narrow, Capabilities(True, packed=True), plan_linear),
+    Family("linear of 4 bits", is_narrow, PAIRED, plan_linear),
     Family("linear", shared.is_linear, STRIDED, plan_linear),
     Family("requantize", is_requantize, SCATTERED, plan_elementwise),
     Family("product", shared.is_product, SCATTERED, plan_product),
     Family("sum", shared.is_pooled_sum, STRIDED, plan_pooled_sum),
-    Family("maximum", is_maximum, STRIDED, plan_maximum),
+    Family("maximum", is_maximum, PAIRED, plan_maximum),
     Family("lookup", shared.is_lookup, STRIDED, plan_table),
     Family("clamp", shared.is_clamp, SCATTERED, plan_clamps),
     Family("move", is_move, STRIDED, plan_moves),
