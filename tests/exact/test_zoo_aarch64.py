@@ -62,7 +62,8 @@ def test_networks(
             expected.append([(module.run(feed), interpret(hosts[-1].graph, feed)) for feed in feeds])
     for target, cpu in CPUS.items():
         artifacts = retargeted(hosts, target)
-        assert weight_bytes(artifacts[1]) <= HALF * weight_bytes(artifacts[0]), target
+        if name not in model_zoo.LIGHT:     # their weights are constant, so that layers share arrays at one width and not at the other
+            assert weight_bytes(artifacts[1]) <= HALF * weight_bytes(artifacts[0]), target
         for number, artifact in enumerate(artifacts):
             outputs = run_whole(artifact, tmp_path / f"{target}{number}", feeds, cpu)
             for found, (here, right) in zip(outputs, expected[number], strict=True):
