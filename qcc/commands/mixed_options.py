@@ -105,6 +105,8 @@ def mixed_text(report: Mapping[str, Any]) -> str:
         layers, "", totals, "",
         f"loss ({report['loss']}): predicted {report['predicted_loss']:.4g}, measured {report['measured_loss']:.4g} after "
         f"{len(report['turns'])} solutions; they {said} within {report['agreement']:.0%}; gap to the optimum {report['gap']:.2%}",
+        f"measured on {report['held_out']} samples that the rounding did not see" if report["held_out"] else
+        "measured on samples that the rounding has seen, as there are few: rather too good",
         f"latency: {report['latency_from']}",
     ]
     if report["frontier"]:

@@ -33,7 +33,10 @@ from qcc.passes.quantize import Placement, Precision, encode
 from qcc.passes.rounding import thinned
 from qcc.recipe import Recipe
 
+HELD_OUT = 3          # every third sample is not rounded on, but measured on
+LEAST_SPLIT = 12      # samples
 Progress = Callable[[str, int, int], None]
+Samples = Sequence[Mapping[str, Array]]
 Refine = Callable[[Graph, Graph, Placement, Batches | None, Recipe], Graph]
 
 
@@ -72,24 +75,46 @@ def decide(goal: Goal, network: Network, kernels: KernelCompiler, refine: Refine
         BudgetError, AccuracyError: the goal cannot be reached.
     """
     graph, base = network.graph, replace(network.recipe, weight_bits=8, activation_bits=8, weights={}, activations={})
-    samples = thinned(network.batches or (), graph, goal.samples)
-    if not samples:
-        raise DataError("mixed precision measures losses on calibration data, but there is none; give --calibration-data PATH")
-    model = measured_model(goal, network, samples, kernels, progress)
+    learned, judged = split(network.batches or (), network, goal.samples)
+    model = measured_model(goal, network, learned, judged, kernels, progress)
+    apart = bool(learned) and goal.max_drop is None       # the user's own measure judges the very network that is compiled
+    seen = learned if apart else network.batches
 
     def quantize(weights: Mapping[str, int], values: Mapping[str, int]) -> Graph:
         recipe = replace(base, weights=weights, activations=values)
-        return refine(graph, network.encoded(precision_of(recipe)), network.placement, network.batches, recipe)
+        return refine(graph, network.encoded(precision_of(recipe)), network.placement, seen, recipe)
 
-    found = search(goal, model, Bench(graph, quantize, prepare, samples))
+    found = search(goal, model, Bench(graph, quantize, prepare, judged))
     weights, values = found.model.widths(found.solution.assignment)
-    return Chosen(replace(base, weights=weights, activations=values), found.graph, report_of(goal, found))
+    recipe = replace(base, weights=weights, activations=values)
+    everything = network.placement, network.batches, recipe
+    final = refine(graph, network.encoded(precision_of(recipe)), *everything) if apart else found.graph
+    return Chosen(recipe, final, {**report_of(goal, found), "held_out": len(judged) if apart else 0})
+
+
+def split(batches: Batches, network: Network, most: int) -> tuple[Samples, Samples]:
+    """Samples to round on and others to measure losses on; where there are few, none and all: they serve both.
+
+    Rounding fits the samples that it sees: measured on them, few bits would seem to lose next to nothing.
+
+    Raises:
+        DataError: there is no data.
+    """
+    everything = thinned(batches, network.graph, max(most, network.recipe.correction_samples))
+    if not everything:
+        raise DataError("mixed precision measures losses on calibration data, but there is none; give --calibration-data PATH")
+    if len(everything) < LEAST_SPLIT:
+        return (), everything
+    judged = everything[HELD_OUT - 1 :: HELD_OUT]
+    return [one for number, one in enumerate(everything) if number % HELD_OUT != HELD_OUT - 1], judged[: most]
 
 
 def measured_model(
-    goal: Goal, network: Network, samples: Sequence[Mapping[str, Array]], kernels: KernelCompiler, progress: Progress
+    goal: Goal, network: Network, learned: Samples, judged: Samples, kernels: KernelCompiler, progress: Progress
 ) -> Model:
     """What the network's sites lose and cost. Values are tried only where a cost depends on their widths."""
+    learned = learned[: goal.samples]
+    samples = [*learned, *judged]
     graph, placement = network.graph, network.placement
     weights = weights_of(graph, placement)
     if not weights:
@@ -98,11 +123,11 @@ def measured_model(
     if len(goal.activation_bits) < 2 or "bitops" not in goal.costs:
         groups, ties = (), ()
     subjects = subjects_of(goal, network, weights, groups)
-    key = state_key(graph, subjects, samples) + sources_digest()
+    key = state_key(graph, subjects, samples, len(learned)) + sources_digest()
     key = hashlib.sha256(key.encode()).hexdigest()
     path = goal.state or default_folder().parent / "sensitivity" / f"{key[:40]}.jsonl"
     losses = sensitivities(graph, subjects, samples, prepare, State.open(path, key), goal.executor,
-                           lambda done, total: progress("sensitivity", done, total), goal.at_once)
+                           lambda done, total: progress("sensitivity", done, total), goal.at_once, len(learned))
     integer = to_integer(network.encoded(Precision(8, 8)), placement, network.recipe.io == "integer")
     plans = Plans.of(integer, kernels.target.parts[0], make_islands(integer, kernels, export_node), goal.weight_bits)
     labels = {WEIGHTS: tuple(map(str, goal.weight_bits)), VALUES: tuple(map(str, goal.activation_bits))}

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,9 @@ class State:
                 file.write(json.dumps({"site": site, "losses": {label: (loss.kl, loss.mse) for label, loss in losses.items()}}) + "\n")
 
 
-def state_key(graph: Graph, subjects: Sequence[Subject], samples: Sequence[Feeds]) -> str:
+def state_key(graph: Graph, subjects: Sequence[Subject], samples: Sequence[Feeds], learn: int = 0) -> str:
     """Digest of everything that measured losses depend on."""
-    total = hashlib.sha256(dump(graph).encode())
+    total = hashlib.sha256(f"{learn} {dump(graph)}".encode())
     for subject in subjects:
         total.update(repr((subject.name, subject.number, _plain(subject.candidates))).encode())
     for sample in samples:
@@ -113,6 +113,7 @@ def _plain(candidates: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def sensitivities(
     graph: Graph, subjects: Sequence[Subject], samples: Sequence[Mapping[str, Array]], prepare: Prepare, state: State,
     executor: Executor | None = None, progress: Progress = lambda _done, _total: None, at_once: int | None = None,
+    learn: int = 0,
 ) -> dict[str, dict[str, Loss]]:
     """The losses of every subject's candidates, by site and label.
 
@@ -123,6 +124,7 @@ def sensitivities(
         state: what is known is not measured again, and what is measured is added.
         executor: runs the trials, which can be pickled; by default as many threads as there are cores.
         progress: told (sites done, sites in all).
+        learn: so many of the first samples are for rounding only, and losses are those of the others; 0: all are for both.
         at_once: trials that are handed to the executor before one of them ends; by default one more than there are cores.
     """
     waiting = sorted((s for s in subjects if s.name not in state.known), key=lambda subject: subject.number)
@@ -133,7 +135,7 @@ def sensitivities(
     assert pool is not None
     try:
         with threadpool_limits(1, "blas"):
-            for site, losses in _run(_trials(graph, waiting, samples, prepare), pool, at_once or (os.cpu_count() or 1) + 1):
+            for site, losses in _run(_trials(graph, waiting, samples, prepare, learn), pool, at_once or (os.cpu_count() or 1) + 1):
                 state.add(site, losses)
                 done += 1
                 progress(done, len(subjects))
@@ -143,12 +145,12 @@ def sensitivities(
     return {subject.name: state.known[subject.name] for subject in subjects}
 
 
-def _trials(graph: Graph, subjects: Sequence[Subject], samples: Sequence[Feeds], prepare: Prepare) -> Iterator[Trial]:
+def _trials(graph: Graph, subjects: Sequence[Subject], samples: Sequence[Feeds], prepare: Prepare, learn: int) -> Iterator[Trial]:
     """In the order of the network: each node before a site is computed once."""
     walker = Walker.start(graph, prepare, samples)
     for subject in subjects:
         walker.advance(subject.number)
-        yield subject.trial(graph, walker.values)
+        yield replace(subject.trial(graph, walker.values), learn=learn)
 
 
 def _run(trials: Iterator[Trial], pool: Executor, most: int) -> Iterator[tuple[str, dict[str, Loss]]]:

@@ -59,6 +59,7 @@ class Trial:
         exact: the model in float32.
         models: other models by label, which compute the site's candidates.
         layer: in their place, weights of candidates to round and to feed to `exact`.
+        learn: so many of the first samples are for rounding only, and the loss is that of the others; 0: all are for both.
     """
 
     site: str
@@ -67,24 +68,27 @@ class Trial:
     exact: bytes
     models: Mapping[str, bytes] = field(default_factory=dict)
     layer: Layer | None = None
+    learn: int = 0
 
 
 def run_trial(trial: Trial) -> dict[str, Loss]:
     """The loss by label."""
     if trial.layer is None:
-        wanted = _evaluate(open_session(trial.exact, 1), trial.outputs, trial.feeds)
-        return {label: loss_between(wanted, _evaluate(open_session(model, 1), trial.outputs, trial.feeds))
+        judged = trial.feeds[trial.learn :]
+        wanted = _evaluate(open_session(trial.exact, 1), trial.outputs, judged)
+        return {label: loss_between(wanted, _evaluate(open_session(model, 1), trial.outputs, judged))
                 for label, model in trial.models.items()}
     layer, session = trial.layer, open_session(trial.exact, 1)
     given = dict(zip((layer.weights, layer.bias), layer.given, strict=True))
     name = layer.node.outputs[0]
     exact = _evaluate(session, (*trial.outputs, name), [{**feeds, **given} for feeds in trial.feeds])
-    pairs = [(feeds[layer.source], result[name]) for feeds, result in zip(trial.feeds, exact, strict=True)]
-    wanted = [{n: result[n] for n in trial.outputs} for result in exact]
+    pairs = [(feeds[layer.source], result[name]) for feeds, result in zip(trial.feeds, exact, strict=True)][: trial.learn or None]
+    wanted = [{n: result[n] for n in trial.outputs} for result in exact[trial.learn :]]
     losses = {}
     for label, (weights, bias) in rounded(layer, pairs).items():
         changed = {layer.weights: weights, layer.bias: bias}
-        losses[label] = loss_between(wanted, _evaluate(session, trial.outputs, [{**feeds, **changed} for feeds in trial.feeds]))
+        tried = [{**feeds, **changed} for feeds in trial.feeds[trial.learn :]]
+        losses[label] = loss_between(wanted, _evaluate(session, trial.outputs, tried))
     return losses
 
 
