@@ -177,6 +177,6 @@ class Lowering:
         if not plain:
             shape = [-1 if axis == 1 else 1 for axis in range(len(exact.layout))]
             limits = [stored_constant(b.reshape(shape).astype(encoding.dtype.numpy), exact.layout) for b in (low, high)]
-            ends = [builder.constant(limit, f"{name}@{end}") for limit, end in zip(limits, ("low", "high"), strict=True)]
+            ends = [builder.constant(limit, f"{name}@{end}", encoding) for limit, end in zip(limits, ("low", "high"), strict=True)]
             value = builder.add(Clamp(), [value, *ends], [target], encoding)
         self.put(name, exact.layout, value)

@@ -195,7 +195,7 @@ def table(lowering: Lowering, node: Node) -> None:
         layout = layout if slope.size == 1 else CHANNELS_LAST
     # A pole or a domain error inside the range: infinity is the end of the output's range, and what is no number is 0.0.
     ends = after.dequantize(np.array(after.range)).astype(np.float64)
-    value = lowering.builder.constant(after.quantize(np.clip(np.where(np.isnan(y), 0.0, y), *ends)), f"{name}@table")
+    value = lowering.builder.constant(after.quantize(np.clip(np.where(np.isnan(y), 0.0, y), *ends)), f"{name}@table", after)
     x_name = lowering.get(node.inputs[0], layout)
     target = lowering.builder.fresh(name + suffix(layout))
     lowering.put(name, layout, lowering.builder.add(Lookup(), [x_name, value], [target], after))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
 
@@ -125,7 +125,7 @@ class IntegerMatMul(Op):
 
 @dataclass(frozen=True)
 class IntegerMultiply(Op):
-    """(a - zero_a) * (b - zero_b) in int32, broadcast. Inputs: two u8 tensors."""
+    """(a - zero_a) * (b - zero_b) in int32, broadcast. Inputs: two tensors of unsigned bytes, which may have different widths."""
 
     zero_points: tuple[int, int]
     name: ClassVar[str] = "integer_multiply"
@@ -134,7 +134,7 @@ class IntegerMultiply(Op):
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         expect(len(inputs) == 2 and all(t.dtype.is_byte for t in inputs), "integer_multiply takes two tensors of unsigned bytes")
-        return (TensorType(I32, broadcast(self.name, *inputs).shape),)
+        return (TensorType(I32, broadcast(self.name, *(replace(t, dtype=U8) for t in inputs)).shape),)    # of any widths
 
     def evaluate(self, *inputs: Array) -> tuple[Array, ...]:
         a, b = (x.astype(np.int64) - z for x, z in zip(inputs, self.zero_points, strict=True))

@@ -14,11 +14,12 @@ from qcc.onnx.exporter import export_model
 from tests.unit.graphs import random_feeds, random_graph
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_random_network(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seed", "bits"), [*((seed, 8) for seed in range(8)), (11, 4), (39, 4)])
+def test_random_network(seed: int, bits: int, tmp_path: Path) -> None:
     network = random_graph(seed)
     border = "integer" if seed % 3 == 0 else "float"
-    artifact = qcc.compile(export_model(network), calibration_data=list(random_feeds(network, seed, 2)), name="random", io=border)
+    data = list(random_feeds(network, seed, 2))
+    artifact = qcc.compile(export_model(network), bits=bits, calibration_data=data, name="random", io=border)
     artifact.save(tmp_path / "artifact")
     module = qcc.load(tmp_path / "artifact")
     feeds = {}

@@ -21,13 +21,14 @@ from qcc.passes.integer.rules import CONSTANT_LEVELS
 from qcc.passes.quantize import Form, Placement, Precision, encode, place
 from tests.unit.graphs import measured, random_feeds, random_graph
 
+UNIFORM = Precision()
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def quantized(graph: Graph, integer_io: bool, seed: int) -> tuple[Placement, Graph, Graph]:
+def quantized(graph: Graph, integer_io: bool, seed: int, precision: Precision = UNIFORM) -> tuple[Placement, Graph, Graph]:
     placement = place(graph, integer_io)
     ranges = measured(graph, placement.encoded, list(random_feeds(graph, seed, 3)))
-    qdq = encode(graph, placement, ranges, Precision())
+    qdq = encode(graph, placement, ranges, precision)
     verify(qdq)
     integer = to_integer(qdq, placement, integer_io)
     verify(integer)
@@ -118,10 +119,10 @@ class Reference:
         self.reals[name] = (got.astype(np.float64) - encoding.zero_point[0]) * encoding.scale[0]
 
 
-def check(seed: int, integer_io: bool) -> None:
+def check(seed: int, integer_io: bool, precision: Precision) -> None:
     graph = random_graph(seed)
     verify(graph)
-    placement, qdq, integer = quantized(graph, integer_io, seed)
+    placement, qdq, integer = quantized(graph, integer_io, seed, precision)
     bounds = prove(integer)
     feeds = next(random_feeds(graph, seed + 1, 1))
     given_feeds = {name: _fed(integer, name, array) for name, array in feeds.items()}
@@ -152,10 +153,12 @@ def _check_outputs(graph: Graph, integer: Graph, reference: Reference, actual: M
 
 
 @settings(max_examples=300)
-@given(seed=SEEDS, integer_io=st.booleans())
-@example(seed=0, integer_io=False)
-def test_each_integer_is_the_rounded_result_of_its_operator(seed: int, integer_io: bool) -> None:
-    check(seed, integer_io)
+@given(seed=SEEDS, integer_io=st.booleans(), bits=st.sampled_from([(8, 8), (4, 8), (4, 4), (2, 3)]))
+@example(seed=0, integer_io=False, bits=(8, 8))
+@example(seed=11, integer_io=False, bits=(4, 4))      # bounds per channel
+@example(seed=39, integer_io=False, bits=(4, 4))      # a product of an input of 8 bits and a value of 4
+def test_each_integer_is_the_rounded_result_of_its_operator(seed: int, integer_io: bool, bits: tuple[int, int]) -> None:
+    check(seed, integer_io, Precision(*bits))
 
 
 @pytest.mark.parametrize("seed", range(20))
