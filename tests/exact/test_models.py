@@ -25,7 +25,9 @@ from qcc.summary import layers
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 INPUTS = 8
+OFTEN = ("efficientnet_lite0", "mobilenet_v2")      # with 4 bits, too
 LARGE = ("lenet5_mnist", "efficientnet_lite0", "efficientnet_lite0_bn", "squeezenet1_1", "open_nsfw")
+EVERY = (*LARGE, "mobilenet_v2", "resnet18", *model_zoo.LIGHT)
 
 
 def random_like(feeds: Feeds, rng: np.random.Generator) -> dict[str, Array]:
@@ -126,8 +128,8 @@ def test_widths_by_name(tmp_path: Path, rng: np.random.Generator, zoo: Callable[
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("name", [*LARGE, "mobilenet_v2", "resnet18", *model_zoo.LIGHT])
+@pytest.mark.parametrize(("name", "bits"), [
+    *((name, 8) for name in EVERY), *(pytest.param(name, 4, marks=() if name in OFTEN else pytest.mark.exhaustive) for name in EVERY)])
 def test_large_networks(
     name: str, bits: int, tmp_path: Path, rng: np.random.Generator, zoo: Callable[[str], Path],
     samples: Callable[..., list[dict[str, Array]]],
