@@ -174,7 +174,15 @@ def converge(goal: Goal, model: Model, bench: Bench, budgets: Mapping[str, float
         model = replace(model, factors=model.corrected(observations))
     fits = [one for one in tried if one.measured <= budgets.get("loss", math.inf)] or tried
     best = min(reversed(fits), key=lambda one: one.measured if objective == "loss" else one.solution.values[objective])
-    return replace(best, turns=tuple(turns))
+    return _judged(best, tried[-1], tuple(turns))
+
+
+def _judged(best: Found, last: Found, turns: tuple[Turn, ...]) -> Found:
+    """The best solution as the last program sees it, which knows most: its prediction, and the gap to that program's bound."""
+    values = last.model.problem().totals(best.solution.assignment)
+    bound = min(values[best.solution.objective], last.solution.bound)
+    solution = replace(best.solution, values=values, bound=bound)
+    return replace(best, solution=solution, model=last.model, turn=Turn(values["loss"], best.measured), turns=turns)
 
 
 def _least_cost_by_metric(goal: Goal, model: Model, bench: Bench, budgets: Mapping[str, float]) -> Found:

@@ -259,6 +259,15 @@ def test_corrections_bring_prediction_and_measurement_together() -> None:
     assert found.measured == min(turn.measured for turn in found.turns)
 
 
+def test_an_earlier_solution_is_judged_by_the_last_program() -> None:
+    """The first solution is the best that was measured; its prediction is that of the program that knows of it."""
+    losses = iter([1.0, 0.5, 0.51, 0.51, 0.51])
+    found = search(Goal.within("size=0.5x"), small_model(), Fake(lambda assignment, model: next(losses)))
+    assert found.measured == 0.5
+    assert found.solution.values["loss"] == pytest.approx(found.model.problem().total(found.solution.assignment, "loss"))
+    assert found.turn.predicted == found.solution.values["loss"]
+
+
 def test_a_prediction_that_stays_wrong_is_reported() -> None:
     turns = iter(range(1, 100))
     found = search(Goal.within("size=0.5x"), small_model(), Fake(lambda assignment, model: 100.0 ** next(turns)))
