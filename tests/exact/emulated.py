@@ -104,7 +104,7 @@ class Trace:
 
     def trace(self, feeds: Mapping[str, Array]) -> Iterator[tuple[StepRecord, Callable[..., Array]]]:
         for step, (arena, results) in zip(self.manifest.steps, self.steps, strict=True):
-            yield step, partial(_read, step, arena, results)
+            yield step, partial(_read, step, partial(np.asarray, arena), results)
 
     @property
     def outputs(self) -> dict[str, Array]:
