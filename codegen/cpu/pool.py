@@ -215,12 +215,17 @@ def plan_global_sum(requantize: Requantize, multiplier: Array, source: View, des
     Args:
         destination: N 1 1 C, or N C where the sum drops the axes.
     """
+    geometry, multiplier, destination = whole_image(multiplier, source, destination)
+    return _planned(geometry, requantize, multiplier, source, destination)
+
+
+def whole_image(multiplier: Array, source: View, destination: View) -> tuple[Geometry, Array, View]:
+    """A sum over an image as the only window of it, with the multiplier and the destination in four axes."""
     if len(destination.shape) == 2:
         (batch, channels), (image, step) = destination.shape, destination.strides
         destination = View(destination.dtype, (batch, 1, 1, channels), (image, image, image, step))
         multiplier = multiplier.reshape(multiplier.shape[0], 1, 1, -1) if multiplier.ndim == 2 else multiplier
-    geometry = Geometry((source.shape[1], source.shape[2]), (1, 1), (1, 1))
-    return _planned(geometry, requantize, multiplier, source, destination)
+    return Geometry((source.shape[1], source.shape[2]), (1, 1), (1, 1)), multiplier, destination
 
 
 def _planned(geometry: Geometry, op: Requantize, multiplier: Array, source: View, destination: View) -> Planned:

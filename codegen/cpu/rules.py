@@ -226,14 +226,14 @@ def takes_anything(graph: Graph, entry: Group) -> bool:
     return True
 
 
-def plan_generic(site: Site) -> list[Call]:
-    """One call per node through `Op.lower`; an accumulator between two nodes lies in the arena."""
+def plan_generic(site: Site, kind: type[TeKernel] = TeKernel) -> list[Call]:
+    """One call per node through `Op.lower`, as a kernel of this kind; an accumulator between two nodes lies in the arena."""
     calls = []
     for node in site.group.nodes:
         constant = tuple(i for i, name in enumerate(node.inputs) if site.graph.is_constant(name))
         outputs = tuple(site.place(name) for name in node.outputs)
         views = tuple(View.contiguous(t.dtype, t.shape) for t in site.graph.input_types(node))
-        kernel = TeKernel(node.op, views, tuple(place.view for place in outputs), constant)
+        kernel = kind(node.op, views, tuple(place.view for place in outputs), constant)
         arguments = (site.argument(node.inputs[position]) for position in kernel.order)
         calls.append(Call(node.outputs[0], kernel, (*arguments, *outputs)))
     return calls

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from qcc.codegen.cpu.pool import Geometry
+from qcc.codegen.cpu.pool import Geometry, whole_image
 from qcc.codegen.cuda.elements import Elementwise, each
 from qcc.codegen.cuda.emit import GpuFunction, constant
 from qcc.codegen.cuda.scale import Scale, Scaler, numbers_view, scale_of
@@ -146,11 +146,8 @@ def plan_global_sum(requantize: Requantize, multiplier: Array, source: View, des
     Args:
         destination: N 1 1 C, or N C where the sum drops the axes.
     """
-    if len(destination.shape) == 2:
-        (batch, channels), (image, step) = destination.shape, destination.strides
-        destination = View(destination.dtype, (batch, 1, 1, channels), (image, image, image, step))
-        multiplier = multiplier.reshape(multiplier.shape[0], 1, 1, -1) if multiplier.ndim == 2 else multiplier
-    return _planned(Geometry((source.shape[1], source.shape[2]), (1, 1), (1, 1)), requantize, multiplier, source, destination)
+    geometry, multiplier, destination = whole_image(multiplier, source, destination)
+    return _planned(geometry, requantize, multiplier, source, destination)
 
 
 def _planned(geometry: Geometry, op: Requantize, multiplier: Array, source: View, destination: View) -> Planned:

@@ -18,7 +18,7 @@ from qcc.codegen.cuda.te import GpuTeKernel
 from qcc.codegen.families import Call, Family, Site
 from qcc.codegen.floats import is_island
 from qcc.codegen.groups import Group
-from qcc.codegen.kernel import Kernel, View
+from qcc.codegen.kernel import Kernel
 from qcc.codegen.moves import Mover, is_move, plan_move
 from qcc.codegen.placing import DENSE, Capabilities
 from qcc.ir import Graph, Node
@@ -143,16 +143,7 @@ def plan_dequantizes(site: Site) -> list[Call]:
 
 
 def plan_generic(site: Site) -> list[Call]:
-    """One call per node through `Op.lower`; an accumulator between two nodes lies in the arena."""
-    calls = []
-    for node in site.group.nodes:
-        constant = tuple(i for i, name in enumerate(node.inputs) if site.graph.is_constant(name))
-        outputs = tuple(site.place(name) for name in node.outputs)
-        views = tuple(View.contiguous(t.dtype, t.shape) for t in site.graph.input_types(node))
-        kernel = GpuTeKernel(node.op, views, tuple(place.view for place in outputs), constant)
-        arguments = (site.argument(node.inputs[position]) for position in kernel.order)
-        calls.append(Call(node.outputs[0], kernel, (*arguments, *outputs)))
-    return calls
+    return shared.plan_generic(site, GpuTeKernel)
 
 
 FAMILIES: tuple[Family, ...] = (
