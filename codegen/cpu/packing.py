@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 
@@ -71,11 +70,6 @@ def stored_bits(weights: Array) -> int:
     """The bits in which kernels store weights of these values: 2, 3 or 4 where all fit, else 8."""
     low, high = int(weights.min(initial=0)), int(weights.max(initial=0))
     return next((bits for bits in sorted(GROUPS) if low >= -(1 << bits >> 1) and high < 1 << bits >> 1), 8)
-
-
-def packed_bytes(shape: Sequence[int], bits: int) -> int:
-    """Bytes of a tensor of weights at so many bits each: 5 to 7 bits fill a byte."""
-    return -(-prod(shape) * (bits if bits in GROUPS else 8) // 8)
 
 
 def parts(count: int, group: int) -> list[int]:

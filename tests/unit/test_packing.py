@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcc.codegen.cpu.packing import GROUPS, pack_bits, packed_bytes, parts, stored_bits
+from qcc.codegen.cpu.packing import GROUPS, pack_bits, parts, stored_bits
 from qcc.ir.types import Array
 
 
@@ -45,7 +45,3 @@ def test_every_weight_is_found_again(bits: int, panels: int, count: int, stretch
 ])
 def test_bits_follow_from_values(low: int, high: int, bits: int) -> None:
     assert stored_bits(np.array([low, 0, high], np.int8)) == bits
-
-
-def test_bytes_of_a_tensor() -> None:
-    assert [packed_bytes((3, 5), bits) for bits in range(2, 9)] == [4, 6, 8, 15, 15, 15, 15]
