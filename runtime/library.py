@@ -19,14 +19,16 @@ _CHOICE = threading.Lock()     # a library's choice of kernels holds for the who
 
 
 class Context:
-    """One arena and its threads; used by one call at a time. The pointer tables are made once, for every call to fill."""
+    """One arena and its threads; used by one call at a time. The pointer tables are made once, for every call to fill, and so are the
+    arguments of `Library.run_bound`."""
 
-    __slots__ = ("inputs", "outputs", "pointer")
+    __slots__ = ("arguments", "inputs", "outputs", "pointer")
 
     def __init__(self, pointer: int, inputs: int, outputs: int) -> None:
         self.pointer = pointer
         self.inputs = (ctypes.c_void_p * max(1, inputs))()
         self.outputs = (ctypes.c_void_p * max(1, outputs))()
+        self.arguments = (ctypes.c_void_p(pointer), self.inputs, self.outputs)
 
 
 class Library:
@@ -78,6 +80,8 @@ class Library:
             raise RuntimeFailure(f"{self.path}: has ABI version {version}, expected {ABI_VERSION}; compile the model again")
         self.init = self._function("init", ctypes.c_int, ctypes.POINTER(pointer), pointer, pointer, integer)
         self.run = self._function("run", ctypes.c_int, pointer, pointer, pointer)
+        self.run_bound = self._function("run", ctypes.c_int)    # for a context's `arguments`, which need no conversion
+        self.run_bound.argtypes = None
         self.run_profiled = self._function("run_profiled", ctypes.c_int, pointer, pointer, pointer, pointer)
         self.run_steps = self._function("run_steps", ctypes.c_int, pointer, pointer, pointer, integer, integer)
         self.arena = self._function("arena", pointer, pointer)

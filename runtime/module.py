@@ -6,6 +6,7 @@ It decides what is accepted as input and who may use a context when; the C side 
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -20,6 +21,31 @@ from qcc.runtime.library import Context, Library
 from qcc.runtime.manifest import Manifest, PortRecord, StepRecord, numpy_dtype
 
 Array = npt.NDArray[Any]
+_HEAD = object.__basicsize__     # bytes of what every object begins with
+
+
+def _told_address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _stored_address(array: Array) -> int:
+    return ctypes.c_void_p.from_address(id(array) + _HEAD).value or 0
+
+
+def _choose() -> Callable[[Array], int]:
+    """How to learn where an array's elements begin.
+
+    NumPy's C API fixes that a pointer to them is the first field of an array. Reading it takes a tenth of a microsecond, and asking for
+    `__array_interface__` one or two: longer than small networks run. Interpreters with other objects are asked.
+    """
+    probe = np.empty(1)
+    if sys.implementation.name == "cpython" and _stored_address(probe) == _told_address(probe):
+        return _stored_address
+    return _told_address
+
+
+address_of = _choose()
 
 
 class Module:
@@ -48,14 +74,14 @@ class Module:
         self._expected = [(number, port.name, port.numpy, port.shape) for number, port in enumerate(self.inputs)]
         self._results = [(number, port.name, port.numpy, port.shape) for number, port in enumerate(self.outputs)]
         self._library = self._open(folder, check)
-        self._run = self._library.run
+        self._run = self._library.run_bound
         self._lock = threading.Lock()
-        self._in_use = 0
         try:
             self._free = [self._library.make_context(threads)]
         except RuntimeFailure:
             self._library.unload()
             raise
+        self._alive = 1     # contexts, free or in use
         self._closed = False
 
     def _open(self, folder: Path, check: bool) -> Library:
@@ -84,7 +110,7 @@ class Module:
         try:
             kept = self._bind_inputs(context, inputs)
             results = self._bind_outputs(context, out)
-            if self._run(context.pointer, context.inputs, context.outputs) != 0:
+            if self._run(*context.arguments) != 0:
                 raise RuntimeFailure(self._library.text(context))
             del kept  # until here the arrays, or copies of them, must live
             return results
@@ -137,12 +163,8 @@ class Module:
             return
         with self._lock:
             first, self._closed = not self._closed, True
-            free, self._free = self._free, []
-            last = first and self._in_use == 0
-        for context in free:
-            self._library.close(context.pointer)
-        if last:
-            self._library.unload()
+        if first:
+            self._drain()
 
     def __enter__(self) -> Self:
         return self
@@ -157,33 +179,53 @@ class Module:
         return f"<qcc.runtime.Module {self.manifest.name}, target {self.manifest.target}, threads {self.threads}>"
 
     def _take(self) -> Context:
+        """A free context, or a new one. Free ones are a list's last element, which needs no lock: `pop` and `append` are one step each."""
+        try:
+            context = self._free.pop()
+        except IndexError:
+            return self._make()
+        if self._closed:
+            self._give(context)
+            raise RuntimeFailure(f"module {self.manifest.name} is closed")
+        return context
+
+    def _make(self) -> Context:
         with self._lock:
             if self._closed:
                 raise RuntimeFailure(f"module {self.manifest.name} is closed")
-            self._in_use += 1
-            if self._free:
-                return self._free.pop()
+            self._alive += 1
         try:
             return self._library.make_context(self.threads)
         except RuntimeFailure:
-            with self._lock:
-                self._in_use -= 1
+            self._forget()
             raise
 
     def _give(self, context: Context) -> None:
-        with self._lock:
-            self._in_use -= 1
-            if not self._closed:
-                self._free.append(context)
+        self._free.append(context)
+        if self._closed:      # looked at after the context can be found: either this call frees it, or `close` does
+            self._drain()
+
+    def _drain(self) -> None:
+        """Free what a closed module has in its list."""
+        while self._free:
+            try:
+                context = self._free.pop()
+            except IndexError:
                 return
-            last = self._in_use == 0
-        self._library.close(context.pointer)
+            self._library.close(context.pointer)
+            self._forget()
+
+    def _forget(self) -> None:
+        """There is one context less; the last of a closed module takes the library along."""
+        with self._lock:
+            self._alive -= 1
+            last = self._closed and self._alive == 0
         if last:
             self._library.unload()
 
     def _bind_inputs(self, context: Context, inputs: Mapping[str, Any] | Any) -> list[Array]:
         """Write the arrays' addresses into the context; the arrays returned must live until the run is over."""
-        if not isinstance(inputs, Mapping):
+        if type(inputs) is not dict and not isinstance(inputs, Mapping):    # the abstract class alone is slow to ask
             inputs = self._single(inputs)
         if len(inputs) != len(self._expected):
             raise UsageError(self._names("input", self.inputs, inputs))
@@ -199,7 +241,7 @@ class Module:
                 raise UsageError(f"input {name!r}: expected {dtype}{list(shape)}, got {found}")
             if not array.flags.c_contiguous:
                 array = np.ascontiguousarray(array)
-            context.inputs[number] = array.__array_interface__["data"][0]
+            context.inputs[number] = address_of(array)
             arrays.append(array)
         return arrays
 
@@ -215,7 +257,7 @@ class Module:
                     raise UsageError(f"out[{name!r}]: expected a contiguous, writable array {dtype}{list(shape)}")
             else:
                 array = np.empty(shape, dtype)
-            context.outputs[number] = array.__array_interface__["data"][0]
+            context.outputs[number] = address_of(array)
             results[name] = array
         return results
 
