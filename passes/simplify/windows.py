@@ -17,6 +17,7 @@ def fold_padding(graph: Graph) -> Graph:
     convolution(pad(x, 0)) -> convolution with pads
     average_pool(pad(x, 0)) -> average_pool with pads that count
     max_pool(pad(x, -infinity)) -> max_pool with pads; also max_pool(pad(x, 0)) if x has no negative elements
+    Pools only as far as each of their windows has an element of x.
     """
     return _padding(graph)
 
@@ -31,14 +32,16 @@ def _folded(rw: Rewriting, node: Node) -> str | None:
     top, left, bottom, right = (a + b for a, b in zip(node.op.pads, extra, strict=True))
     pads = (top, left, bottom, right)
     op = node.op
+    if not isinstance(op, Convolution) and any(p >= k for p, k in zip(pads, op.kernel * 2, strict=True)):
+        return None      # windows of nothing but padding: ONNX knows no such pools
     if isinstance(op, Convolution):
         fits = pad.op.value == 0
     elif isinstance(op, AveragePool):
         fits = pad.op.value == 0 and not op.ceil and (op.count_padding or not any(op.pads))
         op = replace(op, count_padding=True)
     else:
-        within = all(p < k for p, k in zip(pads, op.kernel * 2, strict=True)) and set(op.dilations) == {1}
-        lowest = pad.op.value == float("-inf") or (pad.op.value == 0 and _not_negative(rw, pad.inputs[0]) and within)
+        zero = pad.op.value == 0 and _not_negative(rw, pad.inputs[0]) and set(op.dilations) == {1}
+        lowest = pad.op.value == float("-inf") or zero
         fits = lowest and not op.ceil
     return rw.emit(replace(op, pads=pads), (pad.inputs[0], *node.inputs[1:]), node.outputs[0]) if fits else None
 
