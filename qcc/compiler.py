@@ -18,22 +18,22 @@ from qcc.codegen.target import Target, find_target
 from qcc.codegen.tune import Tuner
 from qcc.codegen.worker import KernelCompiler
 from qcc.errors import RecipeError
-from qcc.ir import Graph, Pipeline, TensorType, verify
+from qcc.ir import Graph, Observer, Pipeline, Step, TensorType, unobserved
 from qcc.measuring import graph_digest, measure, precision_of
-from qcc.migrating import migrated
+from qcc.migrating import find_migration
 from qcc.mixed.decide import Network, decide
 from qcc.mixed.goals import Goal
 from qcc.onnx import export_node, import_model, prepare
 from qcc.passes.calibrate import Batches
-from qcc.passes.integer import prove, to_integer
-from qcc.passes.quantize import WIDE, Placement, encode, place
-from qcc.passes.rounding import LayerReport, Options, correct, thinned
+from qcc.passes.integer import TO_INTEGER, prove
+from qcc.passes.migrate import MIGRATE
+from qcc.passes.quantize import ENCODE, WIDE, Placement, encode, place
+from qcc.passes.rounding import ROUND, Options, Rounding, find_rounding, round_weights, thinned
 from qcc.passes.simplify import SIMPLIFY
 from qcc.recipe import Recipe
 from qcc.summary import summarize
 
 Progress = Callable[[str, int, int], None]
-Refined = tuple[Graph, Mapping[str, LayerReport]]
 Report = Mapping[str, Any] | None      # how widths were chosen, where they were not given
 Calibration = Batches | Callable[[Mapping[str, TensorType]], Batches]
 
@@ -44,7 +44,7 @@ def silent(_stage: str, _done: int, _total: int) -> None:
 
 def compile_model(
     model: Any, calibration: Calibration | None, recipe: Recipe, progress: Progress = silent, tuning_record: str | Path | None = None,
-    calibration_cache: str | Path | None = None, goal: Goal | None = None,
+    calibration_cache: str | Path | None = None, goal: Goal | None = None, observe: Observer = unobserved,
 ) -> Artifact:
     """Compile an ONNX model to an integer library.
 
@@ -55,66 +55,66 @@ def compile_model(
         progress: told (stage, done, total) as work goes on.
         tuning_record, calibration_cache: files whose choices and measurements are taken again instead of measuring.
         goal: what the widths of layers shall serve, in place of the recipe's.
+        observe: sees the network before and after every pass.
 
     Raises:
         QccError: one of its children, with an exit code and a message that says what to do.
     """
+    def run(graph: Graph, *passes: Step) -> Graph:
+        return Pipeline(passes, observe)(graph)
+
     target = buildable(find_target(recipe.target))
     check_widths(recipe, target)
     tuner = Tuner.of(recipe.tune, target, tuning_record)
     recipe = replace(recipe, target=target.name, name=library_name(recipe.name, model), tune=tuner.level)
     with KernelCompiler(target) as kernels, TemporaryDirectory(prefix="qcc-") as folder:    # children load TVM now
         imported = import_model(model, recipe.input_shapes)                           # ONNX -> FLOAT
-        graph = Pipeline(SIMPLIFY)(imported)                                          # fold, fuse, cancel
+        graph = run(imported, *SIMPLIFY)                                              # fold, fuse, cancel
         batches = calibration({name: graph.types[name] for name in graph.inputs}) if callable(calibration) else calibration
-        recipe, graph, migration = migrated(graph, batches, recipe, progress)         # scales between layers: the same function
+        recipe, migration = find_migration(graph, batches, recipe, progress)          # decide: what moves between layers
+        graph = run(graph, MIGRATE.given(migration))                                  # the same function
         placement = place(graph, recipe.io == "integer")                              # decide: what becomes integers
         measured = measure(graph, placement, batches, recipe, progress, calibration_cache, imported)    # measure: ranges
         network = Network(graph, placement, measured.ranges, measured.batches, recipe)
-        recipe, quantized, report, rounding = quantize(network, goal, kernels, progress)    # FLOAT -> QDQ: weights by their effect
-        integer = to_integer(quantized, placement, recipe.io == "integer")            # QDQ -> INTEGER: dyadic multipliers
-        verify(integer)
+        recipe, rounding, report = decide_integers(network, goal, kernels, progress)  # decide: widths, and weights by their effect
+        encoding = ENCODE.given(placement, measured.ranges, precision_of(recipe))
+        quantized = run(graph, encoding, ROUND.given(rounding))                       # FLOAT -> QDQ
+        integer = run(quantized, TO_INTEGER.given(placement, recipe.io == "integer"))    # QDQ -> INTEGER: dyadic multipliers
         bounds = prove(integer)                                                       # no integer can overflow
         built = build(integer, target, recipe.name, kernels, export_node, tuner, Path(folder), progress)    # kernels, memory, code
-        texts = golden.texts(integer, built.program, recipe, measured, bounds, graph_digest(imported), built.tuning, report, rounding,
-                             migration)
+        texts = golden.texts(integer, built.program, recipe, measured, bounds, graph_digest(imported), built.tuning, report,
+                             rounding.reports, migration.dumps())
     return Artifact(recipe, target, graph, quantized, integer, built.program, built.objects, texts, summarize(integer, built.program))
 
 
-def quantize(
+def decide_integers(
     network: Network, goal: Goal | None, kernels: KernelCompiler, progress: Progress = silent
-) -> tuple[Recipe, Graph, Report, Mapping[str, LayerReport]]:
-    """The recipe and the QDQ graph, with the recipe's widths or those that serve the goal best; weights are rounded by their effect.
-
-    With both, how the widths were chosen and how each layer was rounded.
-    """
-    if goal is not None:
-        tried: list[Refined] = []
-
-        def remembered(*arguments: Any) -> Graph:
-            tried.append(refine(*arguments))
-            return tried[-1][0]
-
-        chosen = decide(goal, network, kernels, remembered, progress)
-        verify(chosen.graph)
-        layers = next((layers for refined, layers in tried if refined is chosen.graph), {})
-        return chosen.recipe, chosen.graph, chosen.report, layers
+) -> tuple[Recipe, Rounding, Report]:
+    """The recipe's widths, or those that serve the goal best; the integers of weights; and how widths were chosen."""
     graph, placement, recipe = network.graph, network.placement, network.recipe
-    nearest = encode(graph, placement, network.ranges, precision_of(recipe))
-    refined, layers = refine(graph, nearest, placement, network.batches, recipe, progress)
-    verify(refined)
-    return recipe, refined, None, layers
+    if goal is None:
+        nearest = encode(graph, placement, network.ranges, precision_of(recipe))
+        return recipe, rounded(graph, nearest, placement, network.batches, recipe, progress), None
+    tried: list[tuple[Graph, Rounding]] = []
+
+    def refine(graph: Graph, nearest: Graph, *rest: Any) -> Graph:
+        found = rounded(graph, nearest, *rest)
+        tried.append((round_weights(nearest, found), found))
+        return tried[-1][0]
+
+    chosen = decide(goal, network, kernels, refine, progress)
+    return chosen.recipe, next(found for refined, found in tried if refined is chosen.graph), chosen.report
 
 
-def refine(
-    graph: Graph, quantized: Graph, placement: Placement, calibration: Batches | None, recipe: Recipe, progress: Progress = silent
-) -> Refined:
-    """The QDQ graph with weights rounded by their effect on results and with corrected biases, as the recipe says, and what was done."""
+def rounded(
+    graph: Graph, nearest: Graph, placement: Placement, calibration: Batches | None, recipe: Recipe, progress: Progress = silent
+) -> Rounding:
+    """Integers of weights by their effect on results, and corrected biases, as the recipe says; none that change without data."""
     options = Options(recipe.rounding, recipe.correction, tied=recipe.weight_granularity == "tensor")
     if calibration is None or options.idle:
-        return quantized, {}
+        return Rounding()
     samples = thinned(calibration, graph, recipe.correction_samples)
-    return correct(graph, quantized, placement, samples, prepare, options, lambda done, total: progress("rounding", done, total))
+    return find_rounding(graph, nearest, placement, samples, prepare, options, lambda done, total: progress("rounding", done, total))
 
 
 def library_name(name: str, model: Any) -> str:

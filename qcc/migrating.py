@@ -1,4 +1,4 @@
-"""The compiler's migration stage: from the recipe's choice to a network whose scales were moved, and the record of that."""
+"""The compiler's migration stage: from the recipe's choice to what is moved between layers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from qcc.recipe import Recipe
 Progress = Callable[[str, int, int], None]
 
 
-def migrated(graph: Graph, calibration: Batches | None, recipe: Recipe, progress: Progress) -> tuple[Recipe, Graph, str]:
-    """The recipe with the method that was chosen, the network after it, and its record (`Migration.dumps`)."""
+def find_migration(graph: Graph, calibration: Batches | None, recipe: Recipe, progress: Progress) -> tuple[Recipe, Migration]:
+    """The recipe with the method that was chosen, and what it moves."""
     method = recipe.migration
     bits = Bits(recipe.weight_bits, recipe.activation_bits, recipe.weight_granularity == "tensor")
     judge = Judge(prepare, precision_of(recipe), bits, recipe.io == "integer")
@@ -25,4 +25,4 @@ def migrated(graph: Graph, calibration: Batches | None, recipe: Recipe, progress
         samples = [] if calibration is None else thinned(calibration, graph, JUDGED)
         method = judge.decide(graph, samples, lambda done, total: progress("migration", done, total))
     found = Migration() if method == "none" else judge.find(graph, method, calibration)
-    return replace(recipe, migration=method), found.apply(graph), found.dumps()
+    return replace(recipe, migration=method), found

@@ -38,7 +38,7 @@ RULES: Mapping[type[Op], Callable[[Lowering, Node], None]] = {
 
 
 def to_integer(graph: Graph, placement: Placement, integer_io: bool = False) -> Graph:
-    """Replace every placed node by integer operators; the others stay float between border operators.
+    """Operators of encoded values -> integer operators with one rounding each; the others stay float between border operators.
 
     before: %y: f32 <u8 ...> = convolution(%x: f32 <u8 ...>, %w: f32 <i8 ...>, %b)
     after:  %s: i32 = integer_convolution(%x: u8, %w: i8, %b: i32);  %y: u8 = requantize(%s, %m)

@@ -13,7 +13,7 @@ from qcc.ir import Array, Graph
 from qcc.passes.calibrate import Range
 from qcc.passes.migrate.channels import Channels
 from qcc.passes.migrate.equalize import equalized_numbers
-from qcc.passes.migrate.migration import Migration
+from qcc.passes.migrate.migration import Migration, migrate
 from qcc.passes.migrate.noise import Bits, Noise
 from qcc.passes.migrate.norms import movable
 from qcc.passes.migrate.scales import Chooser
@@ -83,7 +83,7 @@ class Judge:
         errors = {}
         methods = ("none", *(method for method in METHODS if self._sensible(graph, method)))
         for done, method in enumerate(methods):
-            migrated = graph if method == "none" else self.find(graph, method, seen).apply(graph)
+            migrated = graph if method == "none" else migrate(graph, self.find(graph, method, seen))
             names = [migrated.outputs[port] for port in ports]
             errors[method] = self._error(migrated, names, seen, unseen, exact) if method == "none" or migrated is not graph else np.inf
             progress(done + 1, len(methods))

@@ -12,7 +12,7 @@ from qcc.ir import Array, Graph, Node
 from qcc.ops import Convolution, MatMul
 from qcc.passes.migrate.channels import Channels
 from qcc.passes.migrate.noise import Layer
-from qcc.passes.migrate.rescale import rescale, scales_of, values_of
+from qcc.passes.migrate.rescale import scales_of
 
 SWEEPS = 30
 SETTLED = 1e-3       # relative change of the largest step
@@ -52,13 +52,3 @@ def has_weights(graph: Graph, node: Node) -> bool:
     if not isinstance(node.op, Convolution | MatMul) or not graph.is_constant(node.inputs[1]):
         return False
     return isinstance(node.op, Convolution) or graph.types[node.inputs[1]].rank == 2
-
-
-def equalize(graph: Graph) -> Graph:
-    """Cross-layer equalization. CLOSE.
-
-    before: %h = relu(convolution(%x, %w));  %y = convolution(%h, %v)
-    after:  the same with w' = w / s per output channel and v' = v * s per input channel
-    """
-    channels = Channels.of(graph)
-    return rescale(graph, values_of(channels, equalized_numbers(graph, channels)))

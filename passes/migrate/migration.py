@@ -1,4 +1,4 @@
-"""One migration as data: it can be applied to the same network again, stored beside an artifact, and read back."""
+"""One migration as data, which can be stored beside an artifact and read back, and the pass that carries it out."""
 
 from __future__ import annotations
 
@@ -34,21 +34,6 @@ class Migration:
         """The network as the numbers refer to it: shifted, and with norms opened where data say what to do with them."""
         return open_norms(graph, self.shifts) if self.method in ("smooth", "shift") else graph
 
-    def apply(self, graph: Graph) -> Graph:
-        """The migrated network: the same function. CLOSE.
-
-        Raises:
-            ModelError: the numbers belong to another network.
-        """
-        if self.method == "none":
-            return graph
-        opened = self.opened(graph)
-        channels = Channels.of(opened)
-        if channels.count != len(self.numbers):
-            raise ModelError(f"graph {graph.name!r} leaves {channels.count} channels to scale, the migration holds {len(self.numbers)}: "
-                             "it was made for another network")
-        return close_norms(rescale(opened, values_of(channels, self.numbers)))
-
     def dumps(self) -> str:
         """As JSON; empty if there is nothing to do."""
         if self.method == "none":
@@ -63,6 +48,25 @@ class Migration:
             return Migration()
         record = json.loads(text)
         return Migration(record["method"], _array(record["numbers"]), {name: _array(text) for name, text in record["shifts"].items()})
+
+
+def migrate(graph: Graph, found: Migration) -> Graph:
+    """Scales, and shifts behind norms, move between neighbouring layers: the same function.
+
+    before: %h = relu(convolution(%x, %w));  %y = convolution(%h, %v)
+    after:  the same with w' = w / s per output channel and v' = v * s per input channel
+
+    Raises:
+        ModelError: the numbers belong to another network.
+    """
+    if found.method == "none":
+        return graph
+    opened = found.opened(graph)
+    channels = Channels.of(opened)
+    if channels.count != len(found.numbers):
+        raise ModelError(f"graph {graph.name!r} leaves {channels.count} channels to scale, the migration holds {len(found.numbers)}: "
+                         "it was made for another network")
+    return close_norms(rescale(opened, values_of(channels, found.numbers)))
 
 
 def _text(array: Array) -> str:

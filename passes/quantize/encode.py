@@ -53,7 +53,9 @@ def weight_encoding(weights: Array, bias: Array | None, input_scale: float, bits
 
 
 def encode(graph: Graph, placement: Placement, ranges: Mapping[str, Range], precision: Precision) -> Graph:
-    """before: conv(%x: f32, %w: f32)    after: conv(%x: f32 <u8 ...>, %w: f32 <i8 axis=0 ...>), stage QDQ.
+    """Scales and zero points on the values that will be rounded, and on weights.
+
+    before: convolution(%x: f32, %w: f32)    after: convolution(%x: f32 <u8 ...>, %w: f32 <i8 axis=0 ...>)
 
     Raises:
         ModelError: weights that are not finite.

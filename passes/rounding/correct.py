@@ -1,7 +1,5 @@
-"""Rounds weights and corrects biases, layer by layer: each layer sees its inputs as the already rounded layers before it make them.
-
-The graph's nodes stay; weights move onto the grids of their encodings, and scales and biases change.
-"""
+"""Decides how weights are rounded and biases corrected, layer by layer: each layer sees its inputs as the already rounded layers before
+it make them. `rounding.round_weights` carries it out."""
 
 from __future__ import annotations
 
@@ -18,6 +16,7 @@ from qcc.passes.rounding.choose import DAMPINGS, PLAIN, choose
 from qcc.passes.rounding.columns import weight_rows, weights_of
 from qcc.passes.rounding.layer import Layer, Rounded, round_nearest
 from qcc.passes.rounding.moments import Moments, Problem
+from qcc.passes.rounding.rounding import LayerConstants, LayerReport, Rounding, round_weights
 from qcc.passes.rounding.rows import Rows
 from qcc.passes.rounding.solve import best_scale
 from qcc.passes.rounding.tandem import Prepare, Walker, live_elements
@@ -50,19 +49,11 @@ class Options:
         return self.correction if self.correction != "auto" else "affine" if bits < 8 else "bias"
 
 
-@dataclass(frozen=True)
-class LayerReport:
-    """How one layer was rounded, and what was corrected."""
-
-    method: str
-    correction: str
-
-
-def correct(
+def find_rounding(
     graph: Graph, quantized: Graph, placement: Placement, samples: Sequence[Mapping[str, Array]], prepare: Prepare, options: Options,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> tuple[Graph, dict[str, LayerReport]]:
-    """The QDQ graph with better integers, and how each layer was rounded.
+) -> Rounding:
+    """Better integers for the QDQ graph, and how each layer was rounded.
 
     Args:
         graph: the FLOAT graph that `quantized` was made from.
@@ -71,7 +62,7 @@ def correct(
         progress: told (layers done, layers in all).
     """
     if options.idle or not samples:
-        return quantized, {}
+        return Rounding()
     layers = [i for i, node in enumerate(quantized.nodes) if placement.forms.get(node.outputs[0]) is Form.LINEAR]
     with threadpool_limits(1, "blas"):      # one thread gives the same sums on every machine, and never waits for a busy core
         return _layer_by_layer(graph, quantized, samples, prepare, options, progress, layers)
@@ -80,9 +71,10 @@ def correct(
 def _layer_by_layer(
     graph: Graph, quantized: Graph, samples: Sequence[Mapping[str, Array]], prepare: Prepare, options: Options,
     progress: Callable[[int, int], None], layers: Sequence[int],
-) -> tuple[Graph, dict[str, LayerReport]]:
+) -> Rounding:
     exact = Walker.start(graph, prepare, samples)
     rounded = Walker.start(quantized, prepare, [on_grid(quantized, sample) for sample in samples])
+    found: dict[str, LayerConstants] = {}
     reports: dict[str, LayerReport] = {}
     for done, number in enumerate(layers):
         node = rounded.graph.nodes[number]
@@ -90,9 +82,12 @@ def _layer_by_layer(
         exact.advance(number + 1, (name,))
         rounded.advance(number, (node.inputs[0],))
         pairs = [(r[node.inputs[0]], e[name]) for r, e in zip(rounded.values, exact.values, strict=True)]
-        rounded.graph, reports[name] = improve(rounded.graph, number, pairs, options)
+        constants, reports[name] = improve(rounded.graph, number, pairs, options)
+        if constants is not None:
+            found[name] = constants
+            rounded.graph = round_weights(rounded.graph, Rounding({name: constants}))
         progress(done + 1, len(layers))
-    return rounded.graph, reports
+    return Rounding(found, reports)
 
 
 def thinned(batches: Iterable[Mapping[str, Array]], graph: Graph, most: int) -> list[Mapping[str, Array]]:
@@ -115,8 +110,10 @@ def on_grid(graph: Graph, sample: Mapping[str, Array]) -> dict[str, Array]:
     return {name: sample[name] if e is None else e.dequantize(e.quantize(sample[name])) for name, e in encodings.items()}
 
 
-def improve(graph: Graph, number: int, pairs: Sequence[tuple[Array, Array]], options: Options) -> tuple[Graph, LayerReport]:
-    """Round one layer and put the result into the graph; `pairs` are inputs and wanted results per sample."""
+def improve(
+    graph: Graph, number: int, pairs: Sequence[tuple[Array, Array]], options: Options
+) -> tuple[LayerConstants | None, LayerReport]:
+    """Round one layer; None leaves it as it is. `pairs` are inputs and wanted results per sample."""
     node = graph.nodes[number]
     weights, encoding = graph.constants[node.inputs[1]], graph.types[node.inputs[1]].encoding
     input_encoding = graph.types[node.inputs[0]].encoding
@@ -129,7 +126,7 @@ def improve(graph: Graph, number: int, pairs: Sequence[tuple[Array, Array]], opt
     with np.errstate(over="ignore", invalid="ignore"):
         seen, unseen = rows.moments()
     if not seen.finite or (unseen is not None and not unseen.finite):
-        return graph, LayerReport("as it was: squares of its values are beyond float32", "none")
+        return None, LayerReport("as it was: squares of its values are beyond float32", "none")
     own = None if correction != "none" else given.reshape(layer.weights.shape[:2]).astype(np.float64)
     if unseen is None:
         rounded, method = round_nearest(layer), "nearest"
@@ -139,7 +136,9 @@ def improve(graph: Graph, number: int, pairs: Sequence[tuple[Array, Array]], opt
     scale = np.maximum(rounded.scale, SMALLEST_SCALE).astype(np.float32).astype(np.float64)
     limit = scale.reshape(-1) * input_encoding.scale[0] * BIAS_LIMIT
     bias = np.clip(bias.reshape(-1), -limit, limit).astype(np.float32)
-    return edited(graph, number, rounded, scale, bias), LayerReport(method, correction)
+    grid = frozen(weights_of(node, (scale * rounded.integers).astype(np.float32), weights.shape))
+    constants = LayerConstants(grid, replace(encoding, scale=tuple(float(s) for s in scale.reshape(-1))), frozen(bias))
+    return constants, LayerReport(method, correction)
 
 
 def settle(
@@ -168,23 +167,6 @@ def describe(node: Node, weights: Array, encoding: Encoding, tied: bool = False)
     scale = np.array(encoding.scale).reshape(*rows.shape[:2], 1)
     layer = Layer(rows, scale, np.zeros(scale.shape[:2], bool), encoding.dtype.bits, tied)
     return replace(layer, fixed=(scale > 1.001 * layer.peak)[:, :, 0])
-
-
-def edited(graph: Graph, number: int, rounded: Rounded, scale: Array, bias: Array) -> Graph:
-    """The graph with new integers, scales and bias for one layer, under names of its own."""
-    node = graph.nodes[number]
-    weight, constants, types = node.inputs[1], dict(graph.constants), dict(graph.types)
-    old = types[weight].encoding
-    assert old is not None
-    encoding = replace(old, scale=tuple(float(s) for s in scale.reshape(-1)))
-    constants[weight] = frozen(weights_of(node, (scale * rounded.integers).astype(np.float32), constants[weight].shape))
-    types[weight] = replace(types[weight], encoding=encoding)
-    name = f"{node.outputs[0]}@corrected_bias"
-    constants[name] = frozen(bias)
-    types[name] = replace(types[weight], shape=bias.shape, encoding=None)
-    nodes = list(graph.nodes)
-    nodes[number] = replace(node, inputs=(*node.inputs[:2], name))
-    return replace(graph, nodes=tuple(nodes), constants=constants, types=types)
 
 
 def frozen(array: Array) -> Array:

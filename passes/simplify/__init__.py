@@ -6,7 +6,7 @@ arithmetic comes to stand next to the convolutions that it belongs to and is fol
 
 from collections.abc import Callable
 
-from qcc.ir import Graph, Numerics, Pass, Stage
+from qcc.ir import Graph, Numerics, Pass, Stage, Step
 from qcc.passes.simplify.affine import decompose_batchnorm, normalize_arithmetic
 from qcc.passes.simplify.fold import fold_constants, merge_equal, remove_dead, remove_identities
 from qcc.passes.simplify.functions import recognize_functions
@@ -20,7 +20,7 @@ from qcc.passes.simplify.windows import fold_padding, merge_clips, name_global_p
 __all__ = ["KEEPING_NORMS", "SIMPLIFY"]
 
 
-def _pass(run: Callable[[Graph], Graph], numerics: Numerics) -> Pass:
+def _pass(run: Callable[[Graph], Graph], numerics: Numerics) -> Step:
     return Pass(run.__name__, Stage.FLOAT, Stage.FLOAT, numerics, run)
 
 
@@ -39,12 +39,12 @@ _FUSION = (
 )
 
 # What one round brings side by side, the next one joins.
-SIMPLIFY: tuple[Pass, ...] = (
+SIMPLIFY: tuple[Step, ...] = (
     _pass(widen_halves, Numerics.CLOSE), *_CLEAN, *_FORMS, *_FUSION, *_CLEAN, *_FUSION, *_CLEAN, _pass(canonical_order, Numerics.EXACT),
 )
 
 # For whoever needs the statistics that BatchNorms remember: plain forms of all else.
-KEEPING_NORMS: tuple[Pass, ...] = (
+KEEPING_NORMS: tuple[Step, ...] = (
     _pass(widen_halves, Numerics.CLOSE), *_CLEAN, *(step for step in _FORMS if step.run is not decompose_batchnorm),
     _pass(fold_padding, Numerics.EXACT), *_CLEAN,
 )

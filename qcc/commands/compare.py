@@ -50,6 +50,7 @@ def command(
     from qcc.data import calibration_batches
     from qcc.ir import Pipeline
     from qcc.onnx import import_model
+    from qcc.passes.migrate import migrate
     from qcc.passes.rounding import thinned
     from qcc.passes.simplify import SIMPLIFY
     from qcc.runtime import load
@@ -58,7 +59,7 @@ def command(
     options = data_options(mean, std, layout, color)
     with load(artifact, threads) as module, Progress(quiet) as progress:
         integer = load_graph(artifact)
-        graph = _migration(artifact).apply(Pipeline(SIMPLIFY)(import_model(model, shapes(input_shapes))))
+        graph = migrate(Pipeline(SIMPLIFY)(import_model(model, shapes(input_shapes))), _migration(artifact))
         _same_ports(model, artifact, graph, integer)
         inputs = {name: graph.types[name] for name in graph.inputs}
         watched = progress.watch("compare", calibration_batches(data, inputs, options))

@@ -78,8 +78,10 @@ _RECIPE_OPTIONS = (                 # named as in Recipe
               help="Measure on this machine which kernels are fastest; results stay the same, bit for bit.")
 @click.option("--tuning-record", "tuning_record", type=click.Path(path_type=Path),
               help="The tuning.json of an artifact: take its choices instead of measuring.")
-@click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), 
+@click.option("--recipe", "recipe_file", type=click.Path(path_type=Path),
               help="A recipe.toml with every choice; options given here go first.")
+@click.option("--dump-passes", "dumps", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Write the network as text after every pass that changes it.")
 @mixed_options
 @pixel_options
 @shape_option
@@ -100,11 +102,14 @@ def command(context: click.Context, /, **options: Any) -> None:
     refuse_existing(output, options["force"])
     start = time.perf_counter()
     with Progress(options["quiet"]) as progress:
+        from qcc.commands.pass_dumps import PassDumps
         from qcc.compiler import compile_model
+        from qcc.ir import unobserved
 
         calibration = None if source is None or recipe.calibration == "none" else lambda inputs: calibration_batches(source, inputs, pixels)
         record = record_of(options, given, recipe)
-        artifact = compile_model(options["model"], calibration, recipe, progress, record, options["cache"], goal)
+        observe = unobserved if options["dumps"] is None else PassDumps(options["dumps"])
+        artifact = compile_model(options["model"], calibration, recipe, progress, record, options["cache"], goal, observe)
         manifest = artifact.save(output, options["force"])
     report = report_of(options["model"], output, artifact, manifest, time.perf_counter() - start)
     if options["as_json"]:

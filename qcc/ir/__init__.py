@@ -3,13 +3,13 @@
 from qcc.ir.graph import Graph, GraphBuilder, Node, digest
 from qcc.ir.interpret import interpret
 from qcc.ir.op import ALL_STAGES, FLOATING, INTEGER_ONLY, Op, Stage, expect
-from qcc.ir.pipeline import Numerics, Observer, Pass, Pipeline, silent, until_stable
+from qcc.ir.pipeline import Numerics, Observer, Pass, Pipeline, Step, unobserved, until_stable
 from qcc.ir.text import dump, format_node, format_type, parse
 from qcc.ir.types import Array, DType, Encoding, TensorType
 from qcc.ir.verify import verify
 
 __all__ = [
     "ALL_STAGES", "FLOATING", "INTEGER_ONLY", "Array", "DType", "Encoding", "Graph", "GraphBuilder", "Node", "Numerics", "Observer",
-    "Op", "Pass", "Pipeline", "Stage", "TensorType", "digest", "dump", "expect", "format_node", "format_type", "interpret", "parse",
-    "silent", "until_stable", "verify",
+    "Op", "Pass", "Pipeline", "Stage", "Step", "TensorType", "digest", "dump", "expect", "format_node", "format_type", "interpret", "parse",
+    "unobserved", "until_stable", "verify",
 ]

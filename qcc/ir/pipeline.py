@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Concatenate, Generic, ParamSpec, TypeAlias
 
 from qcc.errors import PassError, QccError
 from qcc.ir.graph import Graph
@@ -20,21 +21,32 @@ class Numerics(IntEnum):
     LOSSY = 2      # accuracy is measured, not asserted
 
 
+Decided = ParamSpec("Decided")
+
+
 @dataclass(frozen=True)
-class Pass:
-    """A graph-to-graph function and its contract. A pass that changes nothing returns the very graph that it was given."""
+class Pass(Generic[Decided]):
+    """A graph-to-graph function and its contract. A pass that changes nothing returns the very graph that it was given.
+
+    What was measured or decided for one network (ranges, integers of weights) are further arguments of `run`; `given` fills them in.
+    """
 
     name: str
     takes: Stage
     gives: Stage
     numerics: Numerics
-    run: Callable[[Graph], Graph]
+    run: Callable[Concatenate[Graph, Decided], Graph]
+
+    def given(self, *decided: Decided.args, **named: Decided.kwargs) -> Step:
+        """The pass for one network, ready for a pipeline."""
+        return Step(self.name, self.takes, self.gives, self.numerics, lambda graph: self.run(graph, *decided, **named))
 
 
-Observer = Callable[[Pass, Graph, Graph], None]
+Step: TypeAlias = Pass[[]]
+Observer = Callable[[Step, Graph, Graph], None]
 
 
-def silent(_pass: Pass, _before: Graph, _after: Graph) -> None:
+def unobserved(_step: Step, _before: Graph, _after: Graph) -> None:
     """An observer that does nothing."""
 
 
@@ -42,8 +54,8 @@ def silent(_pass: Pass, _before: Graph, _after: Graph) -> None:
 class Pipeline:
     """Passes in order. `observe` sees the graph before and after each (for dumps, timings, checks)."""
 
-    passes: tuple[Pass, ...]
-    observe: Observer = silent
+    passes: tuple[Step, ...]
+    observe: Observer = unobserved
 
     def __call__(self, graph: Graph) -> Graph:
         """Run all passes, verifying after each.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import qcc.onnx
-from qcc.ir import Array, Graph, GraphBuilder, Numerics, Pass, Pipeline, TensorType, dump, interpret, parse
+from qcc.ir import Array, Graph, GraphBuilder, Pipeline, TensorType, dump, parse
 from qcc.ir.types import F32
 from qcc.models import zoo as model_zoo
 from qcc.ops import (
@@ -34,6 +34,7 @@ from qcc.ops import (
     Transpose,
 )
 from qcc.passes.simplify import SIMPLIFY
+from tests.promise.promise import Watch
 
 PLAIN = {"convolution", "clip", "add", "reduce_mean", "reshape", "matmul", "Softmax"}
 
@@ -134,21 +135,7 @@ class Random:
 
 def watched(graph: Graph, feeds: dict[str, Array]) -> Graph:
     """Run the pipeline and hold every pass that changes something to its promise."""
-    results = {"values": interpret(graph, feeds)}
-
-    def check(step: Pass, before: Graph, after: Graph) -> None:
-        if before is after:
-            return
-        expected, got = results["values"], interpret(after, feeds)
-        results["values"] = got
-        for port, array in expected.items():
-            if step.numerics is Numerics.EXACT:
-                np.testing.assert_array_equal(got[port], array, err_msg=f"{step.name} is EXACT")
-            else:
-                scale = max(1.0, float(np.max(np.abs(array), initial=0.0)))
-                np.testing.assert_allclose(got[port], array, rtol=0, atol=2e-5 * scale, err_msg=f"{step.name} is CLOSE")
-
-    return Pipeline(SIMPLIFY, check)(graph)
+    return Pipeline(SIMPLIFY, Watch(feeds))(graph)
 
 
 def feeds_of(graph: Graph, rng: np.random.Generator) -> dict[str, Array]:

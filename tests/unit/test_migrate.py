@@ -12,7 +12,7 @@ from qcc.ir import Array, Graph, GraphBuilder, TensorType, interpret, verify
 from qcc.ir.types import F32
 from qcc.onnx import FloatRunner
 from qcc.ops import Add, AveragePool, Clip, Concat, Convolution, Function, MatMul, OnnxOperator, Pad, PRelu, Reshape, Slice, Transpose
-from qcc.passes.migrate import Bits, Judge, Migration, equalize
+from qcc.passes.migrate import Bits, Judge, Migration, migrate
 from qcc.passes.migrate.channels import Channels
 from qcc.passes.migrate.rescale import rescale, values_of
 from qcc.passes.migrate.statistics import collect_channels
@@ -169,7 +169,7 @@ def normalized(seed: int, factor: float = 1.0, first: bool = True) -> Graph:
 def test_norms_are_shifted_and_scaled_and_others_read_the_old_numbers(method: str, first: bool) -> None:
     graph = normalized(8, first=first)
     samples = list(random_feeds(graph, 8, 6))
-    migrated = judge().find(graph, method, samples).apply(graph)
+    migrated = migrate(graph, judge().find(graph, method, samples))
     verify(migrated)
     before, after = (FloatRunner(g, [g.outputs["y"]]).run_ports(samples[0])["y"] for g in (graph, migrated))
     assert np.abs(after - before).max() < 1e-5 * np.abs(before).max()
@@ -186,7 +186,7 @@ def test_a_factor_between_norm_and_layers_changes_no_quantized_output(method: st
     results = []
     for graph in (normalized(9), normalized(9, factor)):
         samples = list(random_feeds(graph, 9, 6))
-        migrated = judge().find(graph, method, samples).apply(graph)
+        migrated = migrate(graph, judge().find(graph, method, samples))
         placement = place(migrated)
         ranges = measured(migrated, placement.encoded, samples)
         quantized = encode(migrated, placement, ranges, Precision())
@@ -212,8 +212,9 @@ def test_ties_know_what_equations_know(pairs: list[tuple[int, int]]) -> None:
 def test_equalized_layers_have_equal_ranges() -> None:
     d = Images()
     graph = d.end(d.builder.add(RELU, [d.conv(d.x, 8)]))
-    first, last = (node for node in equalize(graph).nodes if isinstance(node.op, Convolution))
-    constants = equalize(graph).constants
+    equal = migrate(graph, judge().find(graph, "equalize", None))
+    first, last = (node for node in equal.nodes if isinstance(node.op, Convolution))
+    constants = equal.constants
     rows, columns = np.abs(constants[first.inputs[1]]).max(axis=(1, 2, 3)), np.abs(constants[last.inputs[1]]).max(axis=(0, 2, 3))
     np.testing.assert_allclose(rows, columns, rtol=1e-3)
 
@@ -239,7 +240,7 @@ def test_the_size_of_numbers_does_not_matter(factor: float) -> None:
     graph = unbalanced()
     other = rescale_by_hand(graph, factor)
     samples = list(random_feeds(graph, 1, 8))
-    both = [judge().find(g, "smooth", samples).apply(g) for g in (graph, other)]
+    both = [migrate(g, judge().find(g, "smooth", samples)) for g in (graph, other)]
     ends = [g.constants[next(n for n in reversed(g.nodes) if isinstance(n.op, MatMul)).inputs[1]] for g in both]
     np.testing.assert_allclose(ends[1] / np.float32(factor) ** -1, ends[0], rtol=1e-5)
 
@@ -262,11 +263,11 @@ def test_a_migration_is_read_back_and_refuses_other_networks() -> None:
     graph = unbalanced()
     found = judge().find(graph, "smooth", list(random_feeds(graph, 2, 4)))
     again = Migration.loads(found.dumps())
-    for name, array in found.apply(graph).constants.items():
-        np.testing.assert_array_equal(again.apply(graph).constants[name], array)
-    assert Migration.loads("").apply(graph) is graph
+    for name, array in migrate(graph, found).constants.items():
+        np.testing.assert_array_equal(migrate(graph, again).constants[name], array)
+    assert migrate(graph, Migration.loads("")) is graph
     with pytest.raises(ModelError, match="another network"):
-        again.apply(attention()[0])
+        migrate(attention()[0], again)
     with pytest.raises(DataError, match="needs calibration data"):
         judge().find(graph, "smooth", None)
 

@@ -14,7 +14,7 @@ from qcc.ir.types import F32
 from qcc.onnx import prepare
 from qcc.ops import Convolution, MatMul, Reshape
 from qcc.passes.quantize import Placement, Precision, encode, place
-from qcc.passes.rounding import Options, correct, thinned
+from qcc.passes.rounding import Options, find_rounding, round_weights, thinned
 from qcc.passes.rounding.choose import choose
 from qcc.passes.rounding.columns import columns, results, weight_rows, weights_of
 from qcc.passes.rounding.layer import Layer, round_nearest
@@ -162,10 +162,11 @@ def test_networks_gain_on_samples_that_were_not_seen() -> None:
     for bits in (3, 8):
         plain = encode(graph, placement, ranges, Precision(bits))
         for options in (Options("nearest", "none"), Options("nearest", "bias"), Options("auto", "affine")):
-            better, methods = correct(graph, plain, placement, samples[:48], prepare, options)
+            found = find_rounding(graph, plain, placement, samples[:48], prepare, options)
+            better = round_weights(plain, found)
             verify(better)
             assert options.idle == (better is plain)
-            assert options.idle or set(methods) == {"a", "b", "d"}
+            assert options.idle or set(found.reports) == {"a", "b", "d"}
             errors[bits, options.rounding, options.correction] = output_error(graph, better, samples[48:])
     assert errors[3, "auto", "affine"] < 0.85 * errors[3, "nearest", "none"]
     # Weights of 8 bits hardly matter here, and 48 rows for 72 inputs are few: no great harm is what can be asked for.
@@ -175,7 +176,7 @@ def test_networks_gain_on_samples_that_were_not_seen() -> None:
 def test_weights_lie_on_their_grids_and_twice_is_the_same() -> None:
     graph, placement, samples = network()
     plain = encode(graph, placement, measured(graph, placement.encoded, samples), Precision(4))
-    first, second = (correct(graph, plain, placement, samples, prepare, Options())[0] for _ in range(2))
+    first, second = (round_weights(plain, find_rounding(graph, plain, placement, samples, prepare, Options())) for _ in range(2))
     for node in first.nodes:
         if isinstance(node.op, Convolution | MatMul):
             array, encoding = first.constants[node.inputs[1]], first.types[node.inputs[1]].encoding

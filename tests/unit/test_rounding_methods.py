@@ -14,7 +14,7 @@ from qcc.compiler import prepare
 from qcc.ir import verify
 from qcc.passes.integer import prove, to_integer
 from qcc.passes.quantize import Precision, encode
-from qcc.passes.rounding import Options, correct
+from qcc.passes.rounding import Options, find_rounding, round_weights
 from qcc.passes.rounding.choose import ways
 from qcc.passes.rounding.layer import Layer
 from qcc.passes.rounding.methods import METHODS, round_decoupled, round_second_order
@@ -89,7 +89,8 @@ def test_each_layer_is_corrected_for_what_the_rounded_layers_before_make() -> No
     graph, placement, samples = network()
     plain = encode(graph, placement, measured(graph, placement.encoded, samples), Precision(3, 3))
     for rounding in ("nearest", "second-order"):
-        found, reports = correct(graph, plain, placement, samples, prepare, Options(rounding, "bias"))
+        decided = find_rounding(graph, plain, placement, samples, prepare, Options(rounding, "bias"))
+        found, reports = round_weights(plain, decided), decided.reports
         exact, rounded = (np.stack([prepare(g, ["d"])(sample)["d"] for sample in samples]) for g in (graph, found))
         error = exact - rounded
         assert np.abs(error.mean(axis=0)).max() < 1e-3 * np.abs(error).max()
@@ -102,7 +103,8 @@ def test_one_scale_for_a_layer_stays_one() -> None:
     plain = encode(graph, placement, measured(graph, placement.encoded, samples), Precision(6, 8, granularity="tensor"))
     errors = {}
     for rounding, correction in (("nearest", "none"), ("second-order", "affine"), ("auto", "bias")):
-        found, _ = correct(graph, plain, placement, samples[:48], prepare, Options(rounding, correction, tied=True))
+        options = Options(rounding, correction, tied=True)
+        found = round_weights(plain, find_rounding(graph, plain, placement, samples[:48], prepare, options))
         verify(found)
         encodings = [found.types[node.inputs[1]].encoding for node in found.nodes if len(node.inputs) > 1]
         assert all(encoding is not None and len(set(encoding.scale)) == 1 for encoding in encodings)
@@ -120,7 +122,8 @@ def test_few_constant_and_dead_data_give_sound_networks(rounding: str) -> None:
     dead = [{"x": np.where(np.arange(4)[None, :, None, None] == 1, np.float32(0), sample["x"])} for sample in samples[:8]]
     for some in (samples[:1], samples[:3], dead, [{"x": np.ones((1, 4, 6, 6), np.float32)}] * 5):
         plain = encode(graph, placement, measured(graph, placement.encoded, some), Precision(4, 4))
-        found, reports = correct(graph, plain, placement, some, prepare, Options(rounding))
+        decided = find_rounding(graph, plain, placement, some, prepare, Options(rounding))
+        found, reports = round_weights(plain, decided), decided.reports
         verify(found)
         assert len(some) > 3 or {report.method for report in reports.values()} == {"nearest"}
         assert np.isfinite(prepare(found, ["d"])(some[0])["d"]).all()
