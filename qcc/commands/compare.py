@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +22,9 @@ from qcc.commands.terminal import (
     threads_option,
 )
 from qcc.errors import UsageError
+
+if TYPE_CHECKING:
+    from qcc.ir import Graph
 
 
 @click.command(name="compare")
@@ -48,18 +52,14 @@ def command(
     from qcc.commands.attribution import chart, split
     from qcc.comparison import compare
     from qcc.data import calibration_batches
-    from qcc.ir import Pipeline
-    from qcc.onnx import import_model
-    from qcc.passes.migrate import migrate
     from qcc.passes.rounding import thinned
-    from qcc.passes.simplify import SIMPLIFY
     from qcc.runtime import load
     from qcc.verification import load_graph
 
     options = data_options(mean, std, layout, color)
     with load(artifact, threads) as module, Progress(quiet) as progress:
         integer = load_graph(artifact)
-        graph = migrate(Pipeline(SIMPLIFY)(import_model(model, shapes(input_shapes))), _migration(artifact))
+        graph = _float_graph(model, shapes(input_shapes), artifact)
         _same_ports(model, artifact, graph, integer)
         inputs = {name: graph.types[name] for name in graph.inputs}
         watched = progress.watch("compare", calibration_batches(data, inputs, options))
@@ -81,13 +81,17 @@ def command(
     click.echo(f"\n{result.batches} batches compared.")
 
 
-def _migration(artifact: Path) -> Any:
-    """What the artifact's network had its scales moved by."""
+def _float_graph(model: Path, input_shapes: Mapping[str, tuple[int, ...]], artifact: Path) -> Graph:
+    """The model as it was when the artifact was quantized: simplified, and its scales moved."""
     from qcc.codegen.artifact import MIGRATION_FILE
-    from qcc.passes.migrate import Migration
+    from qcc.ir import Pipeline
+    from qcc.onnx import import_model
+    from qcc.passes.migrate import MIGRATE, Migration
+    from qcc.passes.simplify import SIMPLIFY
 
     file = artifact / MIGRATION_FILE
-    return Migration.loads(file.read_text("utf-8") if file.exists() else "")
+    moved = Migration.loads(file.read_text("utf-8") if file.exists() else "")
+    return Pipeline((*SIMPLIFY, MIGRATE.given(moved)))(import_model(model, input_shapes))
 
 
 _HEAD = ("value", "SQNR dB", "cosine", "largest difference", "same top class")
