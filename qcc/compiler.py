@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +19,7 @@ from qcc.codegen.target import Target, find_target
 from qcc.codegen.tune import Tuner
 from qcc.codegen.worker import KernelCompiler
 from qcc.errors import RecipeError
-from qcc.ir import Graph, Observer, Pipeline, Step, TensorType, unobserved
+from qcc.ir import Graph, Observer, Pipeline, TensorType, unobserved
 from qcc.measuring import graph_digest, measure, precision_of
 from qcc.migrating import find_migration
 from qcc.mixed.decide import Network, decide
@@ -60,26 +61,23 @@ def compile_model(
     Raises:
         QccError: one of its children, with an exit code and a message that says what to do.
     """
-    def run(graph: Graph, *passes: Step) -> Graph:
-        return Pipeline(passes, observe)(graph)
-
-    target = buildable(find_target(recipe.target))
-    check_widths(recipe, target)
+    run = partial(Pipeline, observe=observe)
+    target = target_of(recipe)
     tuner = Tuner.of(recipe.tune, target, tuning_record)
     recipe = replace(recipe, target=target.name, name=library_name(recipe.name, model), tune=tuner.level)
     with KernelCompiler(target) as kernels, TemporaryDirectory(prefix="qcc-") as folder:    # children load TVM now
         imported = import_model(model, recipe.input_shapes)                           # ONNX -> FLOAT
-        graph = run(imported, *SIMPLIFY)                                              # fold, fuse, cancel
+        graph = run(SIMPLIFY)(imported)                                               # fold, fuse, cancel
         batches = calibration({name: graph.types[name] for name in graph.inputs}) if callable(calibration) else calibration
         recipe, migration = find_migration(graph, batches, recipe, progress)          # decide: what moves between layers
-        graph = run(graph, MIGRATE.given(migration))                                  # the same function
+        graph = run((MIGRATE.given(migration),))(graph)                               # the same function
         placement = place(graph, recipe.io == "integer")                              # decide: what becomes integers
         measured = measure(graph, placement, batches, recipe, progress, calibration_cache, imported)    # measure: ranges
         network = Network(graph, placement, measured.ranges, measured.batches, recipe)
         recipe, rounding, report = decide_integers(network, goal, kernels, progress)  # decide: widths, and weights by their effect
         encoding = ENCODE.given(placement, measured.ranges, precision_of(recipe))
-        quantized = run(graph, encoding, ROUND.given(rounding))                       # FLOAT -> QDQ
-        integer = run(quantized, TO_INTEGER.given(placement, recipe.io == "integer"))    # QDQ -> INTEGER: dyadic multipliers
+        quantized = run((encoding, ROUND.given(rounding)))(graph)                     # FLOAT -> QDQ
+        integer = run((TO_INTEGER.given(placement, recipe.io == "integer"),))(quantized)    # QDQ -> INTEGER: dyadic multipliers
         bounds = prove(integer)                                                       # no integer can overflow
         built = build(integer, target, recipe.name, kernels, export_node, tuner, Path(folder), progress)    # kernels, memory, code
         texts = golden.texts(integer, built.program, recipe, measured, bounds, graph_digest(imported), built.tuning, report,
@@ -130,8 +128,16 @@ def library_name(name: str, model: Any) -> str:
     return check_name(f"m_{cleaned}" if cleaned[0].isdigit() or is_keyword(cleaned) else cleaned)
 
 
-def check_widths(recipe: Recipe, target: Target) -> None:
-    """Raises RecipeError for widths that no kernel of the target computes with."""
+def target_of(recipe: Recipe) -> Target:
+    """The recipe's target.
+
+    Raises:
+        UnknownTarget: there is none of that name.
+        CodegenError: there is no compiler for it here.
+        RecipeError: no kernel of the target computes with the recipe's widths.
+    """
+    target = buildable(find_target(recipe.target))
     if target.is_gpu and WIDE in (recipe.activation_bits, *recipe.activations.values()):
         raise RecipeError(f"target {target.name}: kernels for GPUs take activations of at most 8 bits, but the recipe has {WIDE}; "
                           "expected 2 to 8, for example --bits w4a8")
+    return target
