@@ -1,7 +1,7 @@
 """The command line: which commands there are, and how every failure ends: its message, its place and its exit code.
 
-0 ok, 1 a failure of qcc's own, 2 usage, 3 model not supported, 4 accuracy goal missed, 5 verification failed, 130 interrupted,
-141 the reader of the output went away, 143 terminated. What a command does is in qcc/commands, one module each, imported when it is called.
+The codes of errors are in qcc/errors.py, the README lists all. What a command does is in qcc/commands, one module each, imported when it is
+called.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from qcc.errors import QccError
+from qcc.errors import QccError, UsageError
 
 COMMANDS = {
     "compile": "Compile an ONNX model into an artifact folder.",
@@ -128,11 +128,11 @@ def _description(error: BaseException) -> tuple[str, str, int]:
         hint = f"; see '{context.command_path} --help'" if context is not None else ""
         return "UsageError", error.format_message().rstrip(".") + hint, error.exit_code
     if isinstance(error, MemoryError):
-        return kind, "out of memory; take a smaller model or batch, or a machine with more memory", 1
+        return kind, "out of memory; take a smaller model or batch, or a machine with more memory", UsageError.exit_code
     if isinstance(error, OSError) and error.filename is not None:
-        return kind, f"{error.filename}: {error.strerror}", 1
+        return kind, f"{error.filename}: {error.strerror}", UsageError.exit_code
     text = str(error).partition("\n")[0]
-    return kind, f"{kind}: {text}: this is a mistake in qcc, not in your model; report it with what --debug prints", 1
+    return kind, f"{kind}: {text}: this is a mistake in qcc, not in your model; report it with what --debug prints", QccError.exit_code
 
 
 def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 
 class QccError(Exception):
-    """Base of all of qcc's errors; `exit_code` is what the command line returns for it."""
+    """Base of all of qcc's errors; `exit_code` is what the command line returns for it. Those that keep 1 are mistakes of qcc's own."""
 
     exit_code = 1
 
@@ -79,8 +79,12 @@ class PassError(QccError):
 
 
 class CodegenError(QccError):
-    """A kernel or the library could not be built: LLVM, the C compiler or the linker failed."""
+    """A kernel or the library could not be built: LLVM, the C compiler or the linker failed, or is not there."""
+
+    exit_code = 7
 
 
 class RuntimeFailure(QccError):
-    """A compiled library refused to load or to run."""
+    """A compiled library refused to load or to run: it needs another machine, or the folder is damaged."""
+
+    exit_code = 6

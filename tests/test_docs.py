@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
+import qcc.commands
+from qcc.cli import BROKEN_PIPE, INTERRUPTED, TERMINATED
+from qcc.errors import QccError
 from qcc.passes.registry import PASSES
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def kinds(base: type[QccError] = QccError) -> Iterator[type[QccError]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from kinds(kind)
+
+
+def test_every_error_has_a_documented_exit_code_of_its_own() -> None:
+    for module in iter_modules(qcc.commands.__path__, "qcc.commands."):     # errors may be defined anywhere
+        import_module(module.name)
+    rows = re.findall(r"^\| ([\d, ]+) \| (.+?) \| (.*?) ?\|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    listed = {name: int(code) for code, _, names in rows for name in re.findall(r"`(\w+)`", names)}
+    own = {kind: kind.exit_code for kind in kinds() if "exit_code" in vars(kind)}
+    assert len(set(own.values())) == len(own), "two kinds of errors share an exit code"
+    assert QccError.exit_code not in own.values()
+    assert listed == {kind.__name__: kind.exit_code for kind in kinds() if kind in own or QccError in kind.__bases__}
+    codes = [int(code) for row in rows for code in row[0].split(", ")]
+    assert codes == [0, *sorted({QccError.exit_code, *own.values()}), INTERRUPTED, BROKEN_PIPE, TERMINATED]
 
 
 def test_every_pass_is_listed_with_its_contract() -> None:

@@ -97,7 +97,7 @@ def test_inspect_an_artifact(qcc: Run, shared: Any, tmp_path: Path) -> None:
     assert [step["float"] for step in report["steps"]].count(True) == 2
     assert report["arena_bytes"] >= report["arena_lower_bound"]
     no_artifact = qcc("inspect", tmp_path)
-    assert no_artifact.exit_code == 1
+    assert no_artifact.exit_code == 6
     assert "is not a folder that 'qcc compile' wrote" in no_artifact.stderr
 
 
@@ -285,7 +285,7 @@ def test_a_cpu_without_the_features(qcc: Run, shared: Any, image: Any, tmp_path:
     np.save(tmp_path / "x.npy", image)
     for arguments in (["run", out, "--input", tmp_path / "x.npy"], ["verify", out], ["bench", out]):
         result = qcc(*arguments)
-        assert result.exit_code == 1, result.output
+        assert result.exit_code == 6, result.output
         assert "telepathy" in result.stderr
 
 

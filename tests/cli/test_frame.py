@@ -21,7 +21,7 @@ from qcc.cli import COMMANDS
 Run = Callable[..., Any]
 CODES = {
     errors.UsageError: 2, errors.UnknownTarget: 2, errors.RecipeError: 2, errors.DataError: 2, errors.OutputError: 2, errors.ModelError: 3,
-    errors.UnsupportedOperator: 3, errors.AccuracyError: 4, errors.VerificationError: 5, errors.CodegenError: 1, errors.RuntimeFailure: 1,
+    errors.UnsupportedOperator: 3, errors.AccuracyError: 4, errors.VerificationError: 5, errors.CodegenError: 7, errors.RuntimeFailure: 6,
 }
 
 
@@ -120,8 +120,8 @@ def test_mistakes_of_qcc_are_said_to_be_some(qcc: Run, failing: Callable[[BaseEx
     [
         (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
         (click.Abort(), 130, "interrupted; nothing was written"),
-        (MemoryError(), 1, "out of memory"),
-        (PermissionError(13, "Permission denied", "/there"), 1, "/there: Permission denied"),
+        (MemoryError(), 2, "out of memory"),
+        (PermissionError(13, "Permission denied", "/there"), 2, "/there: Permission denied"),
     ],
 )
 def test_other_ends(qcc: Run, failing: Callable[[BaseException], None], error: BaseException, code: int, message: str) -> None:

@@ -66,7 +66,7 @@ def test_without_a_driver(command: tuple[str, ...], artifact: Path, tmp_path: Pa
     np.save(tmp_path / "x.npy", images(1))
     name, *options = (text.replace("x.npy", str(tmp_path / "x.npy")).replace("y.npz", str(tmp_path / "y.npz")) for text in command)
     done = without_driver(name, artifact, *options)
-    assert done.returncode == 1
+    assert done.returncode == 6
     assert "there is no NVIDIA driver on this machine" in done.stderr
     assert ("--static" in done.stderr) == (name == "verify")
     assert "Traceback" not in done.stderr
@@ -108,5 +108,5 @@ def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_HOME", raising=False)
     onnx.save(small_network(), tmp_path / "small.onnx")
     result = qcc("compile", tmp_path / "small.onnx", "--target", "cuda", "-o", tmp_path / "out")
-    assert result.exit_code == 1
+    assert result.exit_code == 7
     assert "neither NVRTC as a Python package, nor nvcc in CUDA_HOME or on the PATH" in " ".join(result.stderr.split())
