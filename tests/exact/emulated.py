@@ -22,9 +22,11 @@ from qcc.codegen.kernel import Kernel
 from qcc.codegen.plan import plan
 from qcc.codegen.target import TARGETS, Target
 from qcc.codegen.worker import KernelCompiler
+from qcc.ir import Graph
 from qcc.onnx import export_node
-from qcc.runtime.manifest import Manifest, StepRecord
+from qcc.runtime.manifest import ArgumentRecord, Manifest, StepRecord, numpy_dtype
 from qcc.runtime.module import _read
+from qcc.verification import _written
 
 Array = npt.NDArray[Any]
 COMPILER, EMULATOR, ROOT = "aarch64-linux-gnu-gcc", "qemu-aarch64", "/usr/aarch64-linux-gnu"
@@ -35,17 +37,19 @@ needed = pytest.mark.skipif(
     reason=f"ARM IS NOT TESTED: {COMPILER} or {EMULATOR} is missing (Debian packages gcc-aarch64-linux-gnu and qemu-user)",
 )
 
-# Tests itself, then reads inputs from the file until there are no more, and writes after every step what the arena and the outputs hold;
-# with a STRIDE beyond all steps only what the outputs hold at the end.
+# Tests itself (with SELFTEST), then reads inputs from the file until there are no more, and writes after every step the part of the
+# arena that it wrote and the outputs; with a STRIDE beyond all steps only what the outputs hold at the end.
 RUNNER = """
 #include <stdio.h>
 #include <stdlib.h>
 #include "NAME.h"
 
+static const size_t windows[][2] = {WINDOWS};      /* where in the arena a step writes, and how many bytes */
+
 int main(int count, char **files) {
     NAME_context *context;
     FILE *source = count == 3 ? fopen(files[1], "rb") : NULL, *sink = count == 3 ? fopen(files[2], "wb") : NULL;
-    if (NAME_init(&context, NULL, NULL, 2) != NAME_OK || NAME_selftest(context) != NAME_OK || source == NULL || sink == NULL) {
+    if (NAME_init(&context, NULL, NULL, 2) != NAME_OK || (SELFTEST && NAME_selftest(context) != NAME_OK) || !source || !sink) {
         fprintf(stderr, "%s\\n", NAME_error(context));
         return 1;
     }
@@ -61,7 +65,7 @@ int main(int count, char **files) {
             if (fread((void *)inputs[i], 1, NAME_input(i)->bytes, source) != NAME_input(i)->bytes) return i != 0 || fclose(sink) != 0;
         for (int step = 0; step < NAME_steps(); step += STRIDE) {
             if (NAME_run_steps(context, inputs, outputs, step, STRIDE > 1 ? NAME_steps() : step + 1) != NAME_OK) return 2;
-            if (STRIDE == 1) fwrite(NAME_arena(context), 1, NAME_arena_bytes(), sink);
+            if (STRIDE == 1) fwrite((const char *)NAME_arena(context) + windows[step][0], 1, windows[step][1], sink);
             for (int i = 0; i < NAME_OUTPUTS; ++i) fwrite(outputs[i], 1, NAME_output(i)->bytes, sink);
         }
     }
@@ -86,53 +90,87 @@ def retargeted(artifacts: Sequence[Artifact], name: str) -> list[Artifact]:
     return found
 
 
-def build_runner(artifact: Artifact, folder: Path, stride: int = 1) -> Path:
-    """The program, linked with the static library of the artifact that was saved in the folder."""
-    name, program = artifact.program.name, folder / "runner"
-    (folder / "runner.c").write_text(RUNNER.replace("NAME", name))
-    options = ["-O1", "-Wall", "-Werror", f"-DSTRIDE={stride}", "-I", folder, *(["-DFAT"] if artifact.program.variants else [])]
+def build_runner(artifact: Artifact, folder: Path, windows: Sequence[range] = (), selftest: bool = True) -> Path:
+    """The program, linked with the static library of the artifact that was saved in the folder; it writes what is in the windows of the
+    arena after every step, without any only outputs at the end."""
+    name, program, stride = artifact.program.name, folder / "runner", 1 if windows else 1 << 20
+    table = ", ".join(f"{{{window.start}, {len(window)}}}" for window in windows or [range(0)])
+    (folder / "runner.c").write_text(RUNNER.replace("NAME", name).replace("WINDOWS", table))
+    options = ["-O1", "-Wall", "-Werror", f"-DSTRIDE={stride}", f"-DSELFTEST={int(selftest)}", "-I", folder]
+    options += ["-DFAT"] if artifact.program.variants else []
     subprocess.run([COMPILER, *options, "-o", program, folder / "runner.c", folder / f"lib{name}.a", "-lm", "-lpthread"], check=True)
     return program
 
 
+def written_windows(graph: Graph, manifest: Manifest) -> list[range]:
+    """For every step the bytes of the arena from the first to the last that it writes; none where it writes to outputs."""
+    windows = []
+    for step in manifest.steps:
+        count = len(_written(graph, step))
+        results = step.arguments[len(step.arguments) - step.scratch - count : len(step.arguments) - step.scratch]
+        places = [range(a.position, a.position + _span(a)) for a in results if a.space == "arena"]
+        windows.append(range(min((p.start for p in places), default=0), max((p.stop for p in places), default=0)))
+    return windows
+
+
+def _span(argument: ArgumentRecord) -> int:
+    """Bytes from the first to the last element."""
+    last = sum((extent - 1) * stride for extent, stride in zip(argument.shape, argument.strides, strict=True))
+    return (last + 1) * numpy_dtype(argument.dtype).itemsize
+
+
 @dataclass(frozen=True)
 class Trace:
-    """What memory held after every step of one run; stands for the module in `verification.check_layers`."""
+    """What every step of one run wrote; stands for the module in `verification.check_layers`.
+
+    Attributes:
+        steps: per step its window of the arena, and what the outputs held after it.
+    """
 
     manifest: Manifest
+    windows: Sequence[range]
     steps: tuple[tuple[Array, list[Array]], ...]
 
     def trace(self, feeds: Mapping[str, Array]) -> Iterator[tuple[StepRecord, Callable[..., Array]]]:
-        for step, (arena, results) in zip(self.manifest.steps, self.steps, strict=True):
-            yield step, partial(_read, step, partial(np.asarray, arena), results)
+        for step, window, (content, results) in zip(self.manifest.steps, self.windows, self.steps, strict=True):
+            arguments = tuple(replace(a, position=a.position - window.start) if a.space == "arena" else a for a in step.arguments)
+            yield step, partial(_read, replace(step, arguments=arguments), partial(np.asarray, content), results)
 
     @property
     def outputs(self) -> dict[str, Array]:
         return {port.name: array for port, array in zip(self.manifest.outputs, self.steps[-1][1], strict=True)}
 
 
-def run_emulated(artifact: Artifact, folder: Path, feeds: Sequence[Mapping[str, Array]], cpu: str) -> list[Trace]:
-    """A run of the library for every feed, after its self-test has passed. The folder gets the artifact."""
+def run_emulated(
+    artifact: Artifact, folder: Path, feeds: Sequence[Mapping[str, Array]], cpu: str, selftest: bool = True
+) -> list[Trace]:
+    """A run of the library for every feed, by default after its self-test has passed. The folder gets the artifact."""
     manifest = artifact.save(folder)
-    program, source, sink = build_runner(artifact, folder), folder / "inputs", folder / "outputs"
+    windows = written_windows(artifact.graph, manifest)
+    program, source, sink = build_runner(artifact, folder, windows, selftest), folder / "inputs", folder / "outputs"
     source.write_bytes(b"".join(feed[port.name].tobytes() for feed in feeds for port in manifest.inputs))
     done = emulate(program, cpu, source, sink)
     assert done.returncode == 0, done.stderr
-    data = np.frombuffer(sink.read_bytes(), np.uint8)
-    sizes = [manifest.arena_bytes, *(port.bytes for port in manifest.outputs)]
-    assert data.size == len(feeds) * len(manifest.steps) * sum(sizes)
-    states = []
-    for state in data.reshape(-1, sum(sizes)):
-        arena, *results = np.split(state, np.cumsum(sizes)[:-1])
-        states.append((arena, [array.view(port.numpy).reshape(port.shape) for array, port in zip(results, manifest.outputs, strict=True)]))
-    count = len(manifest.steps)
-    return [Trace(manifest, tuple(states[run * count : (run + 1) * count])) for run in range(len(feeds))]
+    data = memoryview(sink.read_bytes())
+    traces = []
+    for _ in feeds:
+        steps = []
+        for window in windows:
+            content, data = np.frombuffer(data[: len(window)], np.uint8), data[len(window) :]
+            results, data = _outputs(manifest, data)
+            steps.append((content, results))
+        traces.append(Trace(manifest, windows, tuple(steps)))
+    assert not data
+    return traces
 
 
-def run_whole(artifact: Artifact, folder: Path, feeds: Sequence[Mapping[str, Array]], cpu: str) -> list[dict[str, Array]]:
-    """The outputs for every feed, after the library's self-test has passed. The folder gets the artifact."""
-    artifact.save(folder)
-    return run_saved(build_runner(artifact, folder, 1 << 20), folder, feeds, cpu)[0]
+def _outputs(manifest: Manifest, data: memoryview) -> tuple[list[Array], memoryview]:
+    """All outputs at the beginning of the data, and what follows them."""
+    results = []
+    for port in manifest.outputs:
+        results.append(np.frombuffer(data[: port.bytes], port.numpy).reshape(port.shape))
+        data = data[port.bytes :]
+    return results, data
 
 
 def run_saved(program: Path, folder: Path, feeds: Sequence[Mapping[str, Array]], cpu: str) -> tuple[list[dict[str, Array]], str]:
@@ -143,11 +181,8 @@ def run_saved(program: Path, folder: Path, feeds: Sequence[Mapping[str, Array]],
     assert done.returncode == 0, done.stderr
     data, found = memoryview(sink.read_bytes()), []
     for _ in feeds:
-        arrays = {}
-        for port in manifest.outputs:
-            arrays[port.name] = np.frombuffer(data[: port.bytes], port.numpy).reshape(port.shape)
-            data = data[port.bytes :]
-        found.append(arrays)
+        results, data = _outputs(manifest, data)
+        found.append({port.name: array for port, array in zip(manifest.outputs, results, strict=True)})
     assert not data
     return found, done.stdout.strip()
 

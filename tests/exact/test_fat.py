@@ -98,7 +98,7 @@ def test_kernels_of_arm(arm: Built, tmp_path: Path, data: list[dict[str, Array]]
     assert verification.check_code(arm.folder, arm.manifest).findings == ()
     shutil.copytree(arm.folder, tmp_path, dirs_exist_ok=True)
     expected = [interpret(artifact.graph, feed) for feed in data]
-    program = build_runner(artifact, tmp_path, 1 << 20)
+    program = build_runner(artifact, tmp_path)
     cores = {"max": "i8mm", "neoverse-n1": "dotprod", "cortex-a76": "dotprod", "cortex-a72": "neon", "cortex-a53": "neon"}
     for cpu, variant in cores.items():
         outputs, taken = run_saved(program, tmp_path, data, cpu)
@@ -135,7 +135,7 @@ def test_a_library_made_with_zig(arm: Built, tmp_path: Path, monkeypatch: pytest
     list_symbols = ["aarch64-linux-gnu-nm", "-D", "--defined-only", tmp_path / "libnetwork.so"]
     symbols = subprocess.run(list_symbols, capture_output=True, text=True, check=True).stdout
     assert {line.split()[-1] for line in symbols.splitlines()} == set(exported_names("network", fat=True))
-    outputs, taken = run_saved(build_runner(arm.artifact, tmp_path, 1 << 20), tmp_path, data[:1], "neoverse-n1")
+    outputs, taken = run_saved(build_runner(arm.artifact, tmp_path), tmp_path, data[:1], "neoverse-n1")
     assert taken == "aarch64-dotprod"
     right = interpret(arm.artifact.graph, data[0])
     for port, array in outputs[0].items():
