@@ -285,7 +285,7 @@ def build_object(functions: Mapping[str, Any], target: Target, path: Path) -> No
     import tvm
     from tvm import tirx
 
-    machine = tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mattr": list(target.attributes), "num-cores": 1})
+    machine = tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mattr": list(target.flags), "num-cores": 1})
     try:
         module = tvm.IRModule({name: fence_products(f).with_attr("global_symbol", name) for name, f in functions.items()})
         module = tirx.transform.BindTarget(machine.with_host(machine))(module)

@@ -249,6 +249,17 @@ def test_a_target_may_name_a_core() -> None:
         find_target("aarch64-neon:cortex-a1")
 
 
+@needed
+@pytest.mark.parametrize(("core", "pairs"), [("cortex-a76", False), ("neoverse-n1", True)])
+def test_cores_that_load_two_vectors_no_faster_at_once_load_them_apart(core: str, pairs: bool, tmp_path: Path) -> None:
+    case = test_dense.layer(test_dense.Case((1, 16, 16, 64), 64, (1, 1)), 1)
+    target = find_target(f"aarch64-dotprod:{core}")
+    (path,) = compile_kernels({planned(case, target)[0]: "k"}, target, tmp_path)
+    code = printed("aarch64-linux-gnu-objdump", "-d", path)
+    assert len(re.findall(r"\tsdot\t", code)) >= 32
+    assert bool(re.search(r"\tldp\tq", code)) == pairs
+
+
 def test_weights_that_16_bits_have_no_room_for_are_left_to_the_generic_kernel() -> None:
     node = SimpleNamespace(op=IntegerConvolution(), inputs=("x", "w", "b"))
     for least, name in ((-127, "linear"), (-128, "generic")):
