@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -202,6 +203,18 @@ def test_no_calibration_data(qcc: Run, shared: Any, tmp_path: Path) -> None:
     missing = compiled(qcc, shared.model, tmp_path, tmp_path / "none.npz")
     assert missing.exit_code == 2
     assert "none.npz: no such file or folder" in missing.stderr
+
+
+def test_no_cross_compiler(qcc: Run, shared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before any work is done, with the packages that would help."""
+    other = "aarch64-neon" if platform.machine() == "x86_64" else "x86-64-avx2"
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = compiled(qcc, shared.model, tmp_path, shared.data, "--target", other)
+    assert result.exit_code == 1
+    assert f"target {other}: building the library needs a C compiler" in result.stderr
+    assert "apt install gcc-" in result.stderr
+    assert "pip install ziglang" in result.stderr
 
 
 def test_ranges_without_extent_compile(qcc: Run, shared: Any, network: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:

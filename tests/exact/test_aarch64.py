@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import pytest
+from click.testing import CliRunner
 
 import qcc
 from qcc import verification
+from qcc.cli import main
 from qcc.codegen.arm.dense import NeonDenseKernel, plan_dense
 from qcc.codegen.arm.depthwise import plan_depthwise
 from qcc.codegen.arm.tiles import CORES as FIGURES
@@ -170,22 +173,48 @@ def test_shared_kernels(rng: np.random.Generator, tmp_path: Path) -> None:
 
 
 @needed
-def test_a_core_that_lacks_dot_products_is_told_so(
-    tmp_path: Path, zoo: Callable[[str], Path], samples: Callable[..., list[dict[str, Array]]]
+@pytest.mark.parametrize(("target", "promised", "lacking"), [
+    ("aarch64-dotprod", "sdot", {"cortex-a72": "asimddp", "cortex-a53": "asimddp"}),
+    ("aarch64-i8mm", "usmmla, usdot, sudot", {"neoverse-n1": "i8mm", "cortex-a72": "asimddp i8mm"})])
+def test_a_core_that_lacks_instructions_is_told_so(
+    target: str, promised: str, lacking: dict[str, str], tmp_path: Path, zoo: Callable[[str], Path],
+    samples: Callable[..., list[dict[str, Array]]],
 ) -> None:
-    artifact = qcc.compile(zoo("ad_autoencoder"), target="arm", calibration_data=samples("ad_autoencoder", 1))
+    artifact = qcc.compile(zoo("ad_autoencoder"), target=target, calibration_data=samples("ad_autoencoder", 1))
     artifact.save(tmp_path)
-    done = emulate(build_runner(artifact, tmp_path), CPUS["aarch64-neon"], tmp_path / "recipe.toml", tmp_path / "outputs")
-    assert done.returncode == 1
-    assert "this CPU lacks what the library was compiled for: asimddp;" in done.stderr
-    with pytest.raises(RuntimeFailure, match=r"was compiled for aarch64 \(target aarch64-dotprod\) and this machine is"):
-        qcc.load(tmp_path)
+    program = build_runner(artifact, tmp_path)
+    for cpu, names in lacking.items():
+        done = emulate(program, cpu, tmp_path / "recipe.toml", tmp_path / "outputs")
+        assert done.returncode == 1, cpu
+        assert f"this CPU lacks what the library was compiled for: {names};" in done.stderr
     code = verification.check_code(tmp_path, Manifest.read(tmp_path))
     assert code.findings == ()
-    assert code.promised == "sdot"
+    assert code.promised == promised
     assert code.promised_kernels > 0
     needs = printed("aarch64-linux-gnu-readelf", "-d", tmp_path / "libad_autoencoder.so")
     assert set(re.findall(r"Shared library: \[(.*?)\]", needs)) <= {"libc.so.6", "libm.so.6", "ld-linux-aarch64.so.1"}
+
+
+@needed
+def test_a_library_for_another_machine_is_not_loaded(
+    tmp_path: Path, zoo: Callable[[str], Path], samples: Callable[..., list[dict[str, Array]]]
+) -> None:
+    """By Python, and by each command that would run it: one line that names both machines."""
+    if platform.machine() == "aarch64":
+        pytest.skip("this machine is of that kind")
+    data, out = samples("ad_autoencoder", 1), tmp_path / "out"
+    np.savez(tmp_path / "data.npz", **data[0])
+    qcc.compile(zoo("ad_autoencoder"), target="arm", calibration_data=data).save(out)
+    message = r"was compiled for aarch64 \(target aarch64-dotprod\) and this machine is"
+    with pytest.raises(RuntimeFailure, match=message):
+        qcc.load(out)
+    given = ["--data", str(tmp_path / "data.npz")]
+    for command in (["run", out, "--input", tmp_path / "data.npz", "-o", tmp_path / "y.npz"], ["bench", out], ["verify", out],
+                    ["compare", zoo("ad_autoencoder"), out, *given]):
+        result = CliRunner().invoke(main, [str(word) for word in command])
+        assert result.exit_code == RuntimeFailure.exit_code, command
+        assert re.search(message, result.stderr)
+        assert result.stderr.count("\n") == 1
 
 
 def test_no_cross_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

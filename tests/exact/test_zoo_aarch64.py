@@ -7,7 +7,7 @@ A network is quantized once; its integer graph is compiled for this machine and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,6 @@ import pytest
 import qcc
 from qcc import verification
 from qcc.artifact import Artifact
-from qcc.codegen.cpu.dense import ImplicitProduct
-from qcc.codegen.cpu.depthwise import DepthwiseForm
-from qcc.codegen.program import Space
 from qcc.models import zoo as model_zoo
 from qcc.recipe import Recipe
 from tests.exact.emulated import CPUS, Trace, needed, retargeted, run_emulated
@@ -30,28 +27,15 @@ Feed = dict[str, Array]
 LARGE = (*model_zoo.PUBLISHED, *model_zoo.BUILT, *model_zoo.LIGHT)
 ONE_INPUT = ("light_vgg19",)       # 20 G multiply-accumulates
 QUICK = ("resnet8_cifar10", "kws_dscnn")
-HALF = 0.52     # of the bytes that weights of 8 bits take
 
 
-@dataclass
+@dataclass(frozen=True)
 class Network:
-    """A network on this machine, and what was made of it for ARM.
+    """A network on this machine: by bits of weights, the artifact and its outputs for each of the feeds."""
 
-    Attributes:
-        hosts, expected: by bits of weights, the artifact and its outputs for each of the feeds.
-        built: by target and bits.
-    """
-
-    name: str
     feeds: Sequence[Feed]
     hosts: Mapping[int, Artifact]
     expected: Mapping[int, Sequence[Feed]]
-    built: dict[tuple[str, int], Artifact] = field(default_factory=dict)
-
-    def on(self, target: str, bits: int) -> Artifact:
-        if (target, bits) not in self.built:
-            (self.built[target, bits],) = retargeted([self.hosts[bits]], target)
-        return self.built[target, bits]
 
 
 @pytest.fixture(scope="module")
@@ -73,20 +57,17 @@ def network(
             for feed in feeds:
                 assert_layers_equal(module, hosts[bits], feed)
             expected[bits] = [module.run(feed) for feed in feeds]
-    return Network(name, feeds, hosts, expected)
-
-
-every_network = pytest.mark.parametrize("network", [
-    *QUICK, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in model_zoo.BUNDLED if name not in QUICK),
-    *(pytest.param(name, marks=[pytest.mark.exhaustive, pytest.mark.network]) for name in LARGE)], indirect=True)
+    return Network(feeds, hosts, expected)
 
 
 @needed
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("target", CPUS)
-@every_network
+@pytest.mark.parametrize("network", [
+    *QUICK, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in model_zoo.BUNDLED if name not in QUICK),
+    *(pytest.param(name, marks=[pytest.mark.exhaustive, pytest.mark.network]) for name in LARGE)], indirect=True)
 def test_layers(network: Network, target: str, bits: int, tmp_path: Path) -> None:
-    artifact = network.on(target, bits)
+    (artifact,) = retargeted([network.hosts[bits]], target)
     traces = run_emulated(artifact, tmp_path / "out", network.feeds, CPUS[target], selftest=False)
     for trace, feed, here in zip(traces, network.feeds, network.expected[bits], strict=True):
         assert_layers_equal(trace, artifact, feed)
@@ -95,26 +76,8 @@ def test_layers(network: Network, target: str, bits: int, tmp_path: Path) -> Non
             np.testing.assert_allclose(array, here[port], rtol=0, atol=bound, err_msg=port)
 
 
-@needed
-@pytest.mark.parametrize("target", CPUS)
-@every_network
-def test_weights_of_four_bits_take_half(network: Network, target: str) -> None:
-    four, eight = (weight_bytes(network.on(target, bits)) for bits in (4, 8))
-    assert four <= HALF * eight, f"{four / eight:.3f}"
-
-
 def assert_layers_equal(module: qcc.Module | Trace, artifact: Artifact, feed: Feed) -> None:
     found = [layer for layer in verification.check_layers(module, artifact.graph, feed) if layer.error is not None]  # type: ignore[arg-type]
     assert len(found) >= len(artifact.program.steps) // 2, "too few layers were compared"
     assert [layer for layer in found if not layer.good] == []
 
-
-def weight_bytes(artifact: Artifact) -> int:
-    """Of the packed weights of all linear layers; layers with the same weights count one by one."""
-    total = 0
-    for step in artifact.program.steps:
-        if isinstance(step.kernel, ImplicitProduct | DepthwiseForm):
-            first = next(n for n, address in enumerate(step.arguments) if address.space is Space.CONSTANT)
-            view = step.kernel.operands[first]
-            total += view.span * view.dtype.bytes
-    return total

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from qcc.codegen.cpu.dense import ImplicitProduct
+from qcc.codegen.cpu.depthwise import DepthwiseForm
 from qcc.codegen.cuda.dense import DenseKernel
 from qcc.codegen.plan import plan
+from qcc.codegen.program import Space
 from qcc.codegen.target import find_target
 from qcc.ir import Graph, Pipeline, verify
 from qcc.models import zoo
@@ -65,3 +69,27 @@ def test_values_of_four_bits_share_bytes_on_gpus() -> None:
 
 def test_values_beside_depthwise_layers_have_a_byte_each_on_gpus() -> None:
     assert forms("vww_mobilenetv1", Precision(4, 4))[0] == {(8, 4): 14}
+
+
+def weight_bytes(name: str, bits: int, target: str) -> int:
+    """Of the packed weights of all linear layers; layers with the same weights count one by one."""
+    graph, total = integer_model(name, False, Precision(bits, 8)), 0
+    if name in zoo.LIGHT:       # constant weights, some so small that 4 bits hold them at any width
+        rng, most = np.random.default_rng(0), (1 << bits >> 1) - 1
+        graph = replace(graph, constants={
+            key: rng.integers(-most, most, array.shape, np.int8, endpoint=True) if array.dtype == np.int8 else array
+            for key, array in graph.constants.items()})
+    for step in plan(graph, find_target(target), "model", islands(graph)).steps:
+        if isinstance(step.kernel, ImplicitProduct | DepthwiseForm):
+            first = next(n for n, address in enumerate(step.arguments) if address.space is Space.CONSTANT)
+            view = step.kernel.operands[first]
+            total += view.span * view.dtype.bytes
+    return total
+
+
+@pytest.mark.parametrize("target", ["aarch64-i8mm", "aarch64-dotprod", "aarch64-neon"])
+@pytest.mark.parametrize("name", [*zoo.BUNDLED, *(
+    pytest.param(name, marks=[pytest.mark.exhaustive, pytest.mark.network]) for name in (*zoo.PUBLISHED, *zoo.BUILT, *zoo.LIGHT))])
+def test_weights_of_four_bits_take_half_the_bytes_on_arm(name: str, target: str) -> None:
+    ratio = weight_bytes(name, 4, target) / weight_bytes(name, 8, target)
+    assert 0.4 < ratio <= 0.52
