@@ -9,15 +9,19 @@ so that the gain of a change follows from the two numbers that `attribution.Part
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, log10
 
+from qcc.arith import INT32_MAX
 from qcc.attribution import Attribution, Cause, Part
+from qcc.codegen.target import find_target
 from qcc.ir import Graph
+from qcc.passes.integer import prove
+from qcc.passes.quantize import WIDE, place, widens
 from qcc.recipe import Recipe
 
-WIDEST = 8    # bits of weights and activations
+USUAL = 8    # bits of weights and activations; more are offered only to those that have these
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +39,16 @@ class Remedy:
     gain: float
 
 
-def remedies(found: Attribution, recipe: Recipe, widths: Mapping[str, int]) -> list[Remedy]:
+def remedies(found: Attribution, recipe: Recipe, widths: Mapping[str, int], roomy: Collection[str] = ()) -> list[Remedy]:
     """The changes that help, best first.
 
     Args:
         widths: bits by layer (for its weights) and by value (for its rounding), see `widths_of`.
+        roomy: values that can have 16 bits, see `roomy_values`.
     """
     tables = ((Cause.WEIGHTS, "weights"), (Cause.ROUNDING, "activations"), (Cause.TABLE, "activations"))
-    changes = [*(remedy for cause, table in tables for remedy in _wider(found, widths, cause, table)), *_whole_network(found, recipe)]
+    changes = [remedy for cause, table in tables for remedy in _wider(found, widths, roomy, cause, table)]
+    changes += _whole_network(found, recipe)
     return sorted((remedy for remedy in changes if remedy.gain > 0.005), key=lambda remedy: -remedy.gain)
 
 
@@ -62,13 +68,34 @@ def widths_of(integer: Graph, values: Mapping[str, str]) -> dict[str, int]:
     return widths
 
 
-def _wider(found: Attribution, widths: Mapping[str, int], cause: Cause, table: str) -> Iterable[Remedy]:
+def roomy_values(graph: Graph, integer: Graph, recipe: Recipe, widths: Mapping[str, int]) -> frozenset[str]:
+    """Values that can have 16 bits: the target has kernels for them, and no accumulator of what reads them could overflow.
+
+    Args:
+        graph: the FLOAT graph that `integer` was made from.
+    """
+    if find_target(recipe.target).is_gpu:
+        return frozenset()
+    placement = place(graph, recipe.io == "integer")
+    reach = {bound.value: max(-bound.low, bound.high) for bound in prove(integer) if bound.limit == INT32_MAX}
+
+    def fits(name: str) -> bool:
+        growth = ((1 << WIDE) - 1) / ((1 << widths.get(f"activations {name}", USUAL)) - 1)
+        return all(reach.get(f"{user.outputs[0]}@sum", 0) * growth < INT32_MAX for user in graph.users[name])
+
+    return frozenset(
+        name for group in placement.ties if all(widens(name, graph, placement) and fits(name) for name in group) for name in group)
+
+
+def _wider(
+    found: Attribution, widths: Mapping[str, int], roomy: Collection[str], cause: Cause, table: str
+) -> Iterable[Remedy]:
     """More bits for one layer's weights or for one value."""
     for part in found.parts:
-        bits = widths.get(f"{table} {part.value}", WIDEST)
-        if part.cause is cause and bits < WIDEST:
-            gain = _gain(found, [part], 2.0 ** (bits - WIDEST))
-            yield Remedy(f'[{table}] "{part.value}" = {WIDEST}', f"{cause} of {bits} bits", gain)
+        bits = widths.get(f"{table} {part.value}", WIDE)
+        wider = USUAL if bits < USUAL else WIDE if cause is Cause.ROUNDING and part.value in roomy else bits
+        if part.cause is cause and bits < wider:
+            yield Remedy(f'[{table}] "{part.value}" = {wider}', f"{cause} of {bits} bits", _gain(found, [part], 2.0 ** (bits - wider)))
 
 
 def _whole_network(found: Attribution, recipe: Recipe) -> Iterable[Remedy]:

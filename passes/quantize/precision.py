@@ -48,7 +48,7 @@ class Precision:
             listed = ", ".join(f"%{name} = {bits}" for name, bits in named.items())
             raise RecipeError(f"activations {listed} share one encoding, as one is moved into the other; give them one width")
         default = self.activation_bits if not set(group) & set(graph.inputs) else max(self.activation_bits, INPUT_BITS)
-        narrow = next((name for name in group if not _widens(name, graph, placement)), None)
+        narrow = next((name for name in group if not widens(name, graph, placement)), None)
         if WIDE in named.values() and narrow is not None:
             raise RecipeError(
                 f"activations %{next(iter(named))} = {WIDE}: %{narrow} of the same encoding is read or computed by an operator of "
@@ -67,7 +67,7 @@ class Precision:
                 raise RecipeError(f"recipe: [{kind}] names {listed}, which this network does not quantize; expected names such as {there}")
 
 
-def _widens(name: str, graph: Graph, placement: Placement) -> bool:
+def widens(name: str, graph: Graph, placement: Placement) -> bool:
     """Whether everything that touches a value has a form for 16 bits."""
     touching = [node for node in graph.nodes if name in node.inputs or name in node.outputs]
     return all(placement.forms.get(node.outputs[0]) in WIDENING for node in touching)

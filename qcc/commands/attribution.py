@@ -26,12 +26,13 @@ def split(
     from qcc.onnx import prepare
     from qcc.passes.integer import matching_values
     from qcc.recipe import Recipe
-    from qcc.remedies import remedies, widths_of
+    from qcc.remedies import remedies, roomy_values, widths_of
 
     outputs = [library_outputs(integer, module, sample) for sample in samples]
     found = attribute(graph, integer, samples, outputs, prepare, lambda done, total: progress("attribution", done, total))
     widths = widths_of(integer, {pair.real: name for name, pair in matching_values(graph, integer).items()})
-    helpful = remedies(found, Recipe.load(artifact / "recipe.toml"), widths)
+    recipe = Recipe.load(artifact / "recipe.toml")
+    helpful = remedies(found, recipe, widths, roomy_values(graph, integer, recipe, widths))
     return {
         "samples": len(samples), "error": found.whole, "explained": found.explained,
         "causes": {str(cause): share for cause, share in found.by_cause().items()}, "values": found.by_value(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from qcc.ir import Array
 from qcc.onnx import prepare
 from qcc.passes.integer import matching_values
 from qcc.recipe import Recipe
-from qcc.remedies import Remedy, remedies, widths_of
+from qcc.remedies import Remedy, remedies, roomy_values, widths_of
 from qcc.runtime import load
 
 Samples = Callable[..., list[dict[str, Array]]]
@@ -33,7 +34,8 @@ def split(artifact: Artifact, folder: Path, feeds: Feeds) -> Attribution:
 
 def helpful(artifact: Artifact, found: Attribution) -> list[Remedy]:
     pairs = matching_values(artifact.float_graph, artifact.graph)
-    return remedies(found, artifact.recipe, widths_of(artifact.graph, {pair.real: name for name, pair in pairs.items()}))
+    widths = widths_of(artifact.graph, {pair.real: name for name, pair in pairs.items()})
+    return remedies(found, artifact.recipe, widths, roomy_values(artifact.float_graph, artifact.graph, artifact.recipe, widths))
 
 
 @pytest.mark.parametrize(("name", "bits"), [("lenet5_mnist", 4), ("resnet8_cifar10", 8), ("vww_mobilenetv1", 8)])
@@ -58,6 +60,21 @@ def test_a_remedy_gains_what_is_said(tmp_path: Path, zoo: Callable[[str], Path],
     better = Recipe(weight_bits=4, rounding="nearest", correction="none", weights={layer: 8})
     after = split(qcc.compile(zoo("resnet8_cifar10"), calibration_data=feeds[:4], recipe=better), tmp_path / "better", feeds[4:])
     assert 10 * np.log10(before.whole / after.whole) == pytest.approx(best.gain, rel=0.3)
+
+
+def test_16_bits_are_offered_where_they_can_be_had(tmp_path: Path, zoo: Callable[[str], Path], samples: Samples) -> None:
+    feeds = samples("resnet8_cifar10", 6)         # calibrated on what is compared: nothing is clipped, and other bits change roundings only
+    plain = Recipe(observer="minmax", rounding="nearest", correction="none")
+    artifact = qcc.compile(zoo("resnet8_cifar10"), calibration_data=feeds, recipe=plain)
+    before = split(artifact, tmp_path / "bytes", feeds)
+    offered = {remedy.change: remedy.gain for remedy in helpful(artifact, before) if remedy.change.endswith("= 16")}
+    values = [change.removeprefix('[activations] "').removesuffix('" = 16') for change in offered]
+    assert set(values) < {part.value for part in before.parts if part.cause is Cause.ROUNDING}
+    wide = qcc.compile(zoo("resnet8_cifar10"), calibration_data=feeds, recipe=replace(plain, activations=dict.fromkeys(values[:1], 16)))
+    after = split(wide, tmp_path / "wide", feeds)
+    assert 10 * np.log10(before.whole / after.whole) == pytest.approx(next(iter(offered.values())), rel=0.3)
+    assert f'[activations] "{values[0]}" = 16' not in {remedy.change for remedy in helpful(wide, after)}
+    assert roomy_values(artifact.float_graph, artifact.graph, Recipe(target="cuda:sm_80"), {}) == frozenset()
 
 
 def test_gains_follow_from_share_and_size() -> None:
