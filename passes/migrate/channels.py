@@ -39,10 +39,10 @@ from qcc.ops import (
     Subtract,
     Transpose,
 )
+from qcc.ops.functions import HOMOGENEOUS
 from qcc.ops.pool import reduced_shape
 from qcc.passes.migrate.ties import Ties
 
-HOMOGENEOUS = frozenset({"abs", "leaky_relu", "neg"})
 NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 from qcc.ir import Graph, Node
 from qcc.ops import AveragePool, Clip, Convolution, Function, MaxPool, Pad, ReduceMean
+from qcc.ops.functions import NOT_NEGATIVE
 from qcc.passes.simplify.rewrite import Rewriting, rewriting
-
-NOT_NEGATIVE = {"abs", "exp", "hardsigmoid", "sigmoid", "softplus", "sqrt"}
 
 
 def fold_padding(graph: Graph) -> Graph:

@@ -12,28 +12,24 @@ from onnx import helper, numpy_helper
 
 from qcc.ir import Array, Op, TensorType
 from qcc.onnx.operator import make_node
-from qcc.onnx.pointwise import FUNCTIONS
+from qcc.onnx.pointwise import BINARY, FUNCTIONS
 from qcc.ops import (
-    Add,
     AveragePool,
     BatchNormalization,
     Clip,
     Concat,
     Convolution,
-    Divide,
     Function,
     Gather,
     Interpolate,
     MatMul,
     MaxPool,
-    Multiply,
     OnnxOperator,
     Pad,
     PRelu,
     ReduceMean,
     Reshape,
     Slice,
-    Subtract,
     Transpose,
 )
 
@@ -82,7 +78,7 @@ def writes(*operators: type[Op]) -> Callable[[Write], Write]:
     return register
 
 
-_BINARY = {Add: "Add", Subtract: "Sub", Multiply: "Mul", Divide: "Div", PRelu: "PRelu"}
+_BINARY: dict[type[Op], str] = {kind: name for name, kind in BINARY.items()} | {PRelu: "PRelu"}
 
 
 @writes(*_BINARY)

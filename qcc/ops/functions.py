@@ -50,6 +50,9 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "thresholded_relu": lambda x, alpha: np.where(x > alpha, x, 0),
 }
 
+HOMOGENEOUS = frozenset({"abs", "leaky_relu", "neg"})      # f(a x) = a f(x) for a > 0
+NOT_NEGATIVE = frozenset({"abs", "exp", "hardsigmoid", "sigmoid", "softplus", "sqrt"})      # f(x) >= 0, whatever the parameters
+
 
 def apply_function(function: str, parameters: tuple[float, ...], x: Array) -> Array:
     """The function in float64, rounded to the type of `x`."""

@@ -39,7 +39,7 @@ from qcc.ops import (
     WindowMax,
     WindowSum,
 )
-from qcc.ops.functions import FUNCTIONS
+from qcc.ops.functions import FUNCTIONS, HOMOGENEOUS, NOT_NEGATIVE
 from tests.unit.graphs import random_feeds, random_graph
 
 X = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
@@ -47,6 +47,7 @@ SHAPED = (
     Slice((0, 1, 0, 2), (2, 3, 4, 5), (1, 1, 2, 1)), Pad((0, 1, 0, 2), (1, 0, 0, 0), 7), ReduceMean((1, 3)),
     Clip((1.0, 2.0, 3.0), (50.0, 70.0, 90.0), 1), Function("sigmoid"), Gather(2),
 )
+PARAMETERS = {"celu": 1, "elu": 1, "hardsigmoid": 2, "leaky_relu": 1, "pow": 1, "selu": 2, "thresholded_relu": 1}     # how many
 PAIRS = st.tuples(st.integers(1, 2), st.integers(1, 2))
 KERNELS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
@@ -164,10 +165,21 @@ def test_macs() -> None:
 
 @pytest.mark.parametrize("function", sorted(FUNCTIONS))
 def test_functions_keep_their_element_type(function: str) -> None:
-    parameters = {"celu": 1, "elu": 1, "hardsigmoid": 2, "leaky_relu": 1, "pow": 1, "selu": 2, "thresholded_relu": 1}.get(function, 0)
+    parameters = PARAMETERS.get(function, 0)
     op = Function(function, (0.5,) * parameters)
     (y,) = op.evaluate(np.array([0.25, 0.5], np.float32))
     assert TensorType.of(y) == TensorType(F32, (2,))
+
+
+@pytest.mark.parametrize("function", sorted(FUNCTIONS))
+def test_facts_about_functions(function: str) -> None:
+    x = np.linspace(-3, 3, 121)
+    for parameters in ((0.5, 2.0), (1.5, -0.25)):
+        given = parameters[: PARAMETERS.get(function, 0)]
+        with np.errstate(all="ignore"):
+            once, twice = FUNCTIONS[function](x, *given), FUNCTIONS[function](2 * x, *given)
+        assert (function in HOMOGENEOUS) == bool(np.allclose(2 * once, twice, rtol=1e-9))
+        assert function not in NOT_NEGATIVE or not np.any(once < 0)
 
 
 def test_unknown_functions() -> None:
