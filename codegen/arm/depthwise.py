@@ -164,7 +164,7 @@ class _Emitter:
                     continue
                 added = None
                 if self.residual is not None and kernel.residual is not None:
-                    added = cast(self.residual.load(residual + pixel * kernel.residual.strides[2] + channel, LANES), "int32")
+                    added = self.residual.load(residual + pixel * kernel.residual.strides[2] + channel, LANES)
                 outputs.append(Output(register.get(), self._constants(block, vector) + LANES, address, channel, width, added))
         if self.requantizer is not None:
             self.requantizer.store(outputs)

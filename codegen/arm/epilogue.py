@@ -64,7 +64,8 @@ class NeonRequantizer(Requantizer):
         let = self.function.let
         totals = _products(output.accumulator, let(self.multipliers.load(output.multipliers, LANES)))
         if output.residual is not None:
-            residual = output.residual - self.residual_zero_point if self.epilogue.residual_zero_point else output.residual
+            residual = cast(output.residual, "int32")
+            residual = residual - self.residual_zero_point if self.epilogue.residual_zero_point else residual
             residual = residual << constant(self.epilogue.residual_lift, "int32", LANES)
             more = _products(let(residual), self.residual_multiplier)
             totals = [total + added for total, added in zip(totals, more, strict=True)]

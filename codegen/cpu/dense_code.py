@@ -11,7 +11,7 @@ import numpy as np
 from qcc.codegen.cpu.dense import ImplicitProduct
 from qcc.codegen.cpu.epilogue import Output, Requantizer
 from qcc.codegen.cpu.packing import block_offsets
-from qcc.codegen.emit import Function, Memory, Register, cast, constant, store_first
+from qcc.codegen.emit import Function, Memory, Register, constant, store_first
 from qcc.codegen.kernel import View
 
 Requantizing = Callable[[Function, Memory, Memory, Memory], Requantizer]    # numbers, parameters and output of a layer
@@ -104,7 +104,7 @@ class ImplicitProductCode(ABC):
                 added = None
                 if self.residual is not None and kernel.residual is not None:
                     offset = row * kernel.residual.strides[1] + column * kernel.residual.strides[2] + channel
-                    added = cast(self.residual.load(residual + offset, lanes), "int32")
+                    added = self.residual.load(residual + offset, lanes)
                 outputs.append(Output(value, self._numbers(panel, block) + lanes, address, channel, width, added))
         if self.requantizer is not None:
             self.requantizer.store(outputs)

@@ -37,7 +37,7 @@ class Output:
         channel: of the first lane, relative to the pixel. Outputs whose pixel is the same variable and whose channels follow each
             other can be stored together.
         width: lanes to store.
-        residual: the bytes to add, as int32xL, or None.
+        residual: what to add, as uint8xL or widened to int32xL; or None.
     """
 
     accumulator: Any

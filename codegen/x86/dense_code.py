@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qcc.codegen.x86.dense import DenseKernel
 
 LINE = 64               # bytes of a cache line
-AHEAD = 8192            # bytes that a stream of weights which are read once is asked for ahead of time
+AHEAD = 1024            # bytes that a stream of weights which are read once is asked for ahead of time: much more comes too early
 MOST_TILES = 4          # per line and round: with more tiles to a group of panels, its first reading hardly counts
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from qcc.arith import INT32_MAX
 from qcc.codegen.cpu.epilogue import Epilogue, Output, Requantizer
 from qcc.codegen.cpu.requantization import Requantization
-from qcc.codegen.emit import Function, Memory, broadcast, cast, constant, llvm, reinterpret, shuffle
+from qcc.codegen.emit import Function, Memory, broadcast, cast, constant, element_of, llvm, reinterpret, shuffle
 from qcc.codegen.kernel import View
 from qcc.ir.types import I32, Array
 
@@ -38,11 +38,13 @@ PAIRED = (0, 2, 1, 3)  # channels of four lanes: those of even lanes come first 
 def lift_of(form: Requantization) -> int | None:
     """The power of two by which the sum is multiplied such that its high half is enough; None where something would not fit.
 
-    The 64-bit sum fits then: an accumulator times a multiplier is at most 2^62, and so is `255 * 2^31 << MOST_LIFT`.
+    Where it can, it lifts a residual by whole bytes, which costs nothing where the residual's bytes are moved anyway. The 64-bit sum
+    fits then: an accumulator times a multiplier is at most 2^62, and so is `255 * 2^31 << MOST_LIFT`.
     """
-    lift = max(0, LEAST_SHIFT - form.shift)
+    least = max(0, LEAST_SHIFT - form.shift)
     largest = int(np.abs(form.multiplier.astype(np.int64)).max(initial=0))
-    return lift if lift + form.residual_lift <= MOST_LIFT and largest << lift <= INT32_MAX else None
+    wanted = [least + -(least + form.residual_lift) % 8, least] if form.residual_multiplier else [least]
+    return next((lift for lift in wanted if lift + form.residual_lift <= MOST_LIFT and largest << lift <= INT32_MAX), None)
 
 
 def lifted_multipliers(form: Requantization) -> Array:
@@ -76,16 +78,20 @@ class HalvesEpilogue(Epilogue):
     Attributes:
         halves: only the high halves of the sums matter.
         deep: they are shifted before they are narrowed, too.
+        residual_byte: of a product's operand, where a residual's byte is lifted to; None where it must be shifted.
     """
 
     halves: bool
     deep: bool
+    residual_byte: int | None = None
 
     @staticmethod
     def of(form: Requantization) -> HalvesEpilogue:
-        halves = lift_of(form) is not None
-        deep = not halves or form.shift > 32 + PACKED_SHIFT
-        return HalvesEpilogue(form.residual_zero_point != 0, form.low > 0, form.high < 255, halves, deep)
+        lift = lift_of(form)
+        deep = lift is None or form.shift + lift > 32 + PACKED_SHIFT
+        more = (lift or 0) + form.residual_lift
+        byte = more // 8 if form.residual_multiplier and more % 8 == 0 else None
+        return HalvesEpilogue(form.residual_zero_point != 0, form.low > 0, form.high < 255, lift is not None, deep, byte)
 
 
 class HalvesRequantizer(Requantizer):
@@ -107,6 +113,7 @@ class HalvesRequantizer(Requantizer):
         self.low, self.high = (broadcast(cast(bound, "uint8"), 4 * lanes) for bound in numbers[3:5])
         self.residual_multiplier = broadcast(cast(numbers[5], "int64"), lanes // 2)
         self.residual_zero_point, self.lift = (broadcast(number, lanes) for number in numbers[6:8])
+        self.placed_zero_point = broadcast(cast(numbers[6] << numbers[7], "int64"), lanes // 2)
         rounding = cast(numbers[9], "int64") << constant(32, "int64") | cast(cast(numbers[8], "uint32"), "int64")
         self.rounding = broadcast(rounding, lanes // 2)
 
@@ -117,14 +124,26 @@ class HalvesRequantizer(Requantizer):
         values = self._even_odd(output.accumulator)
         even, odd = values[0] * self._pick(multipliers, (0, 2)), values[1] * self._pick(multipliers, (1, 3))
         if output.residual is not None:
-            residual = output.residual - self.residual_zero_point if self.epilogue.residual_zero_point else output.residual
-            residual = let(residual << self.lift)
-            even, odd = (total + self._pick(residual, lanes) * self.residual_multiplier for total, lanes in ((even, (0, 1)), (odd, (2, 3))))
+            even, odd = (total + self._residual(output.residual, lanes) * self.residual_multiplier
+                         for total, lanes in ((even, (0, 1)), (odd, (2, 3))))
         if not self.epilogue.halves:
             even, odd = (self._saturate((total + self.rounding) >> self.shift) for total in (even, odd))
             return let(self._interleave(let(even), let(odd), 0))
         highs = self._interleave(let(even), let(odd), 1)
         return let(highs >> self.shift if self.epilogue.deep else highs)
+
+    def _residual(self, residual: Any, lanes: tuple[int, int]) -> Any:
+        """Two of every four channels of a residual, less its zero point and lifted, as int64xL/2."""
+        epilogue = self.epilogue
+        if element_of(residual) == "uint8" and epilogue.residual_byte is not None:
+            own = [four + lane for four in range(0, self.lanes, 4) for lane in lanes]
+            zeros = constant(0, "uint8", 4 * self.lanes)
+            order = [channel if byte == epilogue.residual_byte else 4 * self.lanes for channel in own for byte in range(8)]
+            placed = reinterpret(shuffle([shuffle([residual] * 4, range(4 * self.lanes)), zeros], order), f"int64x{self.lanes // 2}")
+            return placed - self.placed_zero_point if epilogue.residual_zero_point else placed
+        wide = cast(residual, "int32")
+        wide = wide - self.residual_zero_point if epilogue.residual_zero_point else wide
+        return self._pick(self.function.let(wide << self.lift), lanes)
 
     def _pick(self, vector: Any, lanes: tuple[int, int]) -> Any:
         """int32xL -> int64xL/2: two of every four lanes.

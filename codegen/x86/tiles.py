@@ -15,7 +15,7 @@ from qcc.codegen.x86.intrinsics import DOT_PRODUCTS
 
 # Most pixels per number of channel blocks such that accumulators, weights and one broadcast fit in the vector registers.
 MOST_PIXELS = {
-    32: {1: 28, 2: 14, 3: 9, 4: 6, 5: 5, 6: 4, 7: 3, 8: 2, 10: 2, 12: 2, 14: 1},
+    32: {1: 28, 2: 14, 3: 9, 4: 6, 5: 5, 6: 4, 7: 3, 8: 2, 10: 2, 12: 2, 13: 1, 14: 1},
     16: {1: 12, 2: 6, 3: 3, 4: 2, 6: 1, 8: 1},
 }
 LATENCY = 4.5           # cycles from one dot product to the next into the same accumulator
