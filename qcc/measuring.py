@@ -68,7 +68,8 @@ def measure(
         observer, errors = chosen_observer(graph, placement, measured, bits, calibration, recipe, progress)
     if observer == "auto":
         moments = channel_moments(placement.encoded, prepare(graph, placement.encoded), calibration)
-        ranges = reach(graph, {name: Range(value.low, value.high) for name, value in seen.items()}, moments)
+        ranges = reach(graph, {name: Range(value.low, value.high) for name, value in seen.items()}, moments,
+                       made.bounds if made else {})
         observer = "moments"
     else:
         ranges = {name: observed(seen[name], observer, bits[name], recipe.percentile) for name in placement.encoded}

@@ -9,21 +9,21 @@ in units of its own deviation. Decides how many inputs, how many steps, and wher
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from qcc.ir import Array, Graph, TensorType
+from qcc.ir import Array, Graph
 from qcc.ops import BatchNormalization
 from qcc.passes.synthetic.gradient import needed, pull_back
+from qcc.passes.synthetic.start import CUSTOMARY, Start, inferred, noise
 
 COUNT = 8                   # inputs that are fitted; pictures are used mirrored, too
 MOST_STEPS, FEWEST_STEPS = 40, 6
 WORK = 6e11                 # multiply-accumulates that all steps may take, backward passes included
 MEMORY = 1 << 30            # bytes that the values of all inputs may take at once
 RATE = 0.1                  # of the descent, in deviations of the input
-STARTS = ((0.0, 1.0), (0.5, 0.25), (128.0, 64.0), (0.0, 64.0))      # mean and deviation of inputs, as networks are trained on
 TINY = 1e-3                 # of a layer's mean deviation: channels that hardly vary are not weighed by more
 
 Prepare = Callable[[Graph, Sequence[str]], Callable[[Mapping[str, Array]], Mapping[str, Array]]]
@@ -37,6 +37,7 @@ class Synthetic:
         statistics: BatchNorms whose moments were matched; 0: the inputs are noise.
         steps: of the descent.
         before, after: root mean square distance from the moments, in deviations.
+        bounds: between which an input is known to lie, by name.
     """
 
     batches: list[dict[str, Array]]
@@ -44,6 +45,7 @@ class Synthetic:
     steps: int = 0
     before: float = 0.0
     after: float = 0.0
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,24 +71,6 @@ def norms_of(graph: Graph) -> list[Norm]:
     return found
 
 
-def noise(types: Mapping[str, TensorType], number: int, seed: int) -> dict[str, Array]:
-    """Inputs of mean 0 and deviation 1: pictures have amplitudes that fall with the frequency, and channels that are alike."""
-    random, made = np.random.default_rng((seed, number)), {}
-    for name, type in types.items():
-        if type.rank != 4 or min(type.shape[2:]) < 8:
-            values = random.normal(size=type.shape)
-        else:
-            height, width = type.shape[2:]
-            frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
-            frequency[0, 0] = 1.0 / max(height, width)
-            common, own = (np.fft.ifft2(np.fft.fft2(random.normal(size=shape)) / frequency).real
-                           for shape in ((type.shape[0], 1, height, width), type.shape))
-            values = 0.9 * common / common.std() + 0.4 * own / own.std()
-            values = (values - values.mean()) / values.std()
-        made[name] = values.astype(np.float32) if type.dtype.is_float else np.zeros(type.shape, type.dtype.numpy)
-    return made
-
-
 def synthesize(
     graph: Graph, prepare: Prepare, seed: int = 0, progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Synthetic:
@@ -98,16 +82,18 @@ def synthesize(
     """
     norms = norms_of(graph)
     types = {name: graph.types[name] for name in graph.inputs}
-    inputs = [noise(types, number, seed) for number in range(COUNT)]
     if not norms:
-        return Synthetic(inputs, 0)
+        return Synthetic([noise(types, (seed, number)) for number in range(COUNT)], 0)
     read = tuple(dict.fromkeys([*(norm.value for norm in norms), *needed(graph)]))
     size = 4 * sum(graph.types[name].size for name in read)
-    inputs = inputs[: max(2, min(COUNT, MEMORY // size))]
-    work = 3 * sum(map(graph.node_macs, graph.nodes)) * len(inputs)
+    count = max(2, min(COUNT, MEMORY // size))
+    work = 3 * sum(map(graph.node_macs, graph.nodes)) * count
     steps = int(np.clip(WORK / max(1, work), FEWEST_STEPS, MOST_STEPS))
     with threadpool_limits(1, "blas"):      # the same sums on every machine
-        return _descend(Descent(graph, norms, prepare(graph, read), inputs), steps, progress)
+        first = norms[0]
+        start = inferred(graph, first.value, first.mean, first.deviation, prepare(graph, (first.value,)))
+        inputs = [noise(types, (seed, number), *(() if start is None else (start.exponent, start.own))) for number in range(count)]
+        return _descend(Descent(graph, norms, prepare(graph, read), inputs), start, steps, progress)
 
 
 @dataclass
@@ -146,16 +132,14 @@ class Descent:
             seeds[norm.value] = seeds[norm.value] + seed if norm.value in seeds else seed
         return pull_back(self.graph, values, seeds)
 
-    def shifted(self, mean: float, deviation: float) -> list[dict[str, Array]]:
-        return [{name: np.float32(deviation) * x + np.float32(mean) if x.dtype.kind == "f" else x for name, x in sample.items()}
-                for sample in self.inputs]
+    def started(self, start: Start) -> list[dict[str, Array]]:
+        return [{name: start.of(x) for name, x in sample.items()} for sample in self.inputs]
 
 
-def _descend(descent: Descent, steps: int, progress: Callable[[int, int], None]) -> Synthetic:
+def _descend(descent: Descent, start: Start | None, steps: int, progress: Callable[[int, int], None]) -> Synthetic:
     """Adam, with a rate that falls to a tenth along a cosine; the best inputs seen are taken."""
-    losses = [descent.measured(descent.shifted(*start)[:2])[0] for start in STARTS]
-    scale = STARTS[int(np.argmin(losses))]
-    descent.inputs = descent.shifted(*scale)
+    start = start or min(CUSTOMARY, key=lambda one: descent.measured(descent.started(one)[:2])[0])
+    descent.inputs = descent.started(start)
     first = [{name: np.zeros_like(x) for name, x in sample.items()} for sample in descent.inputs]
     second = [{name: np.zeros_like(x) for name, x in sample.items()} for sample in descent.inputs]
     best, lowest, before = descent.inputs, np.inf, 0.0
@@ -166,15 +150,16 @@ def _descend(descent: Descent, steps: int, progress: Callable[[int, int], None])
             best, lowest = [dict(sample) for sample in descent.inputs], loss
         if step == steps:
             break
-        rate = RATE * scale[1] * (0.55 + 0.45 * np.cos(np.pi * step / steps))
+        rate = RATE * start.deviation * (0.55 + 0.45 * np.cos(np.pi * step / steps))
         for number, sample in enumerate(descent.inputs):
             for name, slope in descent.gradients(values[number], moments).items():
                 m, v = first[number], second[number]
                 m[name], v[name] = 0.9 * m[name] + 0.1 * slope, 0.99 * v[name] + 0.01 * np.square(slope)
                 move = (m[name] / (1 - 0.9 ** (step + 1))) / (np.sqrt(v[name] / (1 - 0.99 ** (step + 1))) + 1e-20)
-                sample[name] = sample[name] - np.float32(rate) * move.astype(np.float32)
+                sample[name] = start.kept(sample[name] - np.float32(rate) * move.astype(np.float32))
         progress(step + 1, steps)
-    return Synthetic(list(with_mirrored(best)), len(descent.norms), steps, float(np.sqrt(before)), float(np.sqrt(lowest)))
+    bounds = {name: start.range for name in descent.graph.inputs} if np.all(np.isfinite(start.range)) else {}
+    return Synthetic(list(with_mirrored(best)), len(descent.norms), steps, float(np.sqrt(before)), float(np.sqrt(lowest)), bounds)
 
 
 def with_mirrored(batches: Sequence[dict[str, Array]]) -> Iterator[dict[str, Array]]:

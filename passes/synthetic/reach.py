@@ -1,11 +1,11 @@
 """How far values reach where inputs were made: made inputs meet means and deviations, but hold none of the rare things that photographs do.
 
 Decides ranges by moments: every channel reaches as far from its mean as the farthest number of SAMPLES samples would if its numbers were
-normal, at most DEVIATIONS, or to what made inputs reached if that is farther, but not beyond the bounds that a clip or a function sets.
+normal, at most DEVIATIONS, or to what made inputs reached if that is farther, but not beyond what clips, functions, pools
+and products make of the ranges that they read. An average over places reaches as far as what it is taken of.
 Data-free quantization (Nagel et al. 2019, section 5) takes six deviations from BatchNorms' own parameters; moments over made inputs are
 the same where a BatchNorm is, and exist for sums, pools and inputs, too. Five were nearest to the ranges of photographs among 3, 4, 4.5,
-5, 6 and 7 on EfficientNet-Lite0 (7 percent in width, root mean square; 13 with six); fewer for values of few numbers are nearer where
-much is pooled.
+5, 6 and 7 on EfficientNet-Lite0 (7 percent in width, root mean square; 13 with six).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from math import inf, log, sqrt
 import numpy as np
 
 from qcc.ir import Array, Graph
-from qcc.ops import Clip, Function
+from qcc.ops import AveragePool, Clip, Function, MaxPool, Multiply, ReduceMean
 from qcc.passes.calibrate import Range
 from qcc.passes.calibrate.collect import Evaluate
 
 DEVIATIONS = 5.0
 SAMPLES = 1000
-BOUNDS: Mapping[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
+POINTS = 4097       # of a function's curve, from which its bounds are taken
 
 Moments = tuple[Array, Array]      # mean and standard deviation per channel: float64 [channels]
 
@@ -53,17 +53,39 @@ def channel_rows(array: Array) -> Array:
     return rows.reshape(rows.shape[0], -1)
 
 
-def reach(graph: Graph, seen: Mapping[str, Range], moments: Mapping[str, Moments]) -> dict[str, Range]:
-    """Ranges of values from what they took and from their channels' moments. A value that never was negative, or positive, stays so."""
-    found = {}
+def reach(
+    graph: Graph, seen: Mapping[str, Range], moments: Mapping[str, Moments], known: Mapping[str, tuple[float, float]]
+) -> dict[str, Range]:
+    """Ranges of values from what they took and from their channels' moments. A value that never was negative, or positive, stays so.
+
+    Args:
+        seen: what each value took, in the graph's order.
+        known: ranges that need not be found.
+    """
+    found: dict[str, Range] = {}
     for name, range in seen.items():
+        pooled = averaged(graph, name)
+        if name in known or pooled in found:
+            found[name] = Range(*known[name]) if name in known else found[pooled]
+            continue
         mean, deviation = moments[name]
         far = farthest(graph.types[name].size / mean.size) * deviation
-        least, most = bounds(graph, name)
+        least, most = bounds(graph, name, found)
         low = min(range.low, float((mean - far).min())) if range.low < 0 else range.low
         high = max(range.high, float((mean + far).max())) if range.high > 0 else range.high
         found[name] = Range(max(low, least), min(high, most))
     return found
+
+
+def averaged(graph: Graph, name: str) -> str:
+    """What a value is an average of, over the places of a picture; "" if it is none.
+
+    It reaches as far as this does: what an object makes fires all over it, and made inputs hold no objects.
+    """
+    node = graph.producers.get(name)
+    if node is None or not isinstance(node.op, AveragePool | ReduceMean) or graph.types[node.inputs[0]].rank != 4:
+        return ""
+    return node.inputs[0] if isinstance(node.op, AveragePool) or set(node.op.axes) <= {2, 3} else ""
 
 
 def farthest(numbers: float) -> float:
@@ -71,11 +93,22 @@ def farthest(numbers: float) -> float:
     return min(DEVIATIONS, sqrt(2.0 * log(SAMPLES * max(1.0, numbers))))
 
 
-def bounds(graph: Graph, name: str) -> tuple[float, float]:
-    """Between which numbers a value must lie, by the operator that makes it."""
-    producer = graph.producers.get(name)
-    if producer is not None and isinstance(producer.op, Clip):
-        return min(producer.op.low), max(producer.op.high)
-    if producer is not None and isinstance(producer.op, Function):
-        return BOUNDS.get(producer.op.function, (-inf, inf))
+def bounds(graph: Graph, name: str, found: Mapping[str, Range]) -> tuple[float, float]:
+    """Between which numbers a value must lie, by the operator that makes it and the ranges of what this reads."""
+    node = graph.producers.get(name)
+    if node is None:
+        return -inf, inf
+    if isinstance(node.op, Clip):
+        return min(node.op.low), max(node.op.high)
+    ranges = [found[n] for n in node.inputs if n in found]
+    if len(ranges) < len(node.inputs):
+        return -inf, inf
+    if isinstance(node.op, Function):
+        (results,) = node.op.evaluate(np.linspace(ranges[0].low, ranges[0].high, POINTS, dtype=np.float32))
+        return float(results.min()), float(results.max())
+    if isinstance(node.op, MaxPool):
+        return min(ranges[0].low, 0.0), max(ranges[0].high, 0.0)      # 0: what pads
+    if isinstance(node.op, Multiply):
+        corners = [a * b for a in (ranges[0].low, ranges[0].high) for b in (ranges[-1].low, ranges[-1].high)]
+        return min(corners), max(corners)
     return -inf, inf

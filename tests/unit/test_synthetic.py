@@ -29,9 +29,10 @@ from qcc.ops import (
 from qcc.passes.calibrate import Range
 from qcc.passes.quantize import place
 from qcc.passes.synthetic import channel_moments, reach, synthesize
-from qcc.passes.synthetic.distill import Descent, noise, norms_of
+from qcc.passes.synthetic.distill import Descent, norms_of
 from qcc.passes.synthetic.gradient import needed, pull_back
 from qcc.passes.synthetic.reach import DEVIATIONS, farthest
+from qcc.passes.synthetic.start import inferred, noise, picture_input
 from qcc.recipe import Recipe
 
 
@@ -113,7 +114,7 @@ def test_made_inputs_match_the_statistics(rng: np.random.Generator) -> None:
 
 
 def test_noise_is_standardized_and_smooth() -> None:
-    picture = noise({"x": TensorType(F32, (1, 3, 32, 32))}, 0, 0)["x"]
+    picture = noise({"x": TensorType(F32, (1, 3, 32, 32))}, (0, 0))["x"]
     assert picture.mean() == pytest.approx(0.0, abs=1e-4)
     assert picture.std() == pytest.approx(1.0, abs=1e-3)
     assert np.square(np.diff(picture, axis=3)).mean() < 0.7
@@ -140,15 +141,15 @@ def test_values_reach_as_far_as_their_channels_moments_say(rng: np.random.Genera
     assert mean == pytest.approx(stacked.mean(axis=(0, 2, 3)), abs=1e-6)
     assert deviation == pytest.approx(stacked.std(axis=(0, 2, 3)), rel=1e-6)
     seen = {name: Range(-1.0, 1.0) for name in values}
-    found = reach(graph, seen, moments)
+    found = reach(graph, seen, moments, {})
     assert found["x"].low == pytest.approx(float((mean - farthest(256) * deviation).min()))
     assert found["x"].high == pytest.approx(float((mean + farthest(256) * deviation).max()))
     (result,) = graph.outputs.values()
     assert found[result].low == 0.0      # behind a clip
-    far = reach(graph, dict.fromkeys(values, Range(-1000.0, 1000.0)), moments)
+    far = reach(graph, dict.fromkeys(values, Range(-1000.0, 1000.0)), moments, {})
     assert far["x"] == Range(-1000.0, 1000.0)
     assert far[result] == Range(0.0, 1000.0)
-    never = reach(graph, dict.fromkeys(values, Range(0.0, 0.0)), moments)
+    never = reach(graph, dict.fromkeys(values, Range(0.0, 0.0)), moments, {})
     assert set(never.values()) == {Range(0.0, 0.0)}
 
 
@@ -157,16 +158,20 @@ def test_the_farthest_of_many_numbers(rng: np.random.Generator) -> None:
     assert farthest(1) < farthest(100) < DEVIATIONS == farthest(1e6)
 
 
-def test_functions_bound_how_far_values_reach() -> None:
+def test_operators_bound_how_far_values_reach() -> None:
     b = GraphBuilder("bounded", Stage.FLOAT)
-    x = b.input("x", TensorType(F32, (1, 4)))
-    names = {kind: b.add(Function(kind, alphas), [x]) for kind, alphas in (("sigmoid", ()), ("tanh", ()), ("elu", (1.0,)))}
+    x = b.input("x", TensorType(F32, (1, 4, 8, 8)))
+    names = {kind: b.add(Function(kind, alphas), [x]) for kind, alphas in (("sigmoid", ()), ("hardswish", ()), ("elu", (1.0,)))}
+    names["pool"] = b.add(ReduceMean((2, 3), True), [names["hardswish"]])
+    names["product"] = b.add(Multiply(), [x, names["sigmoid"]])
     b.outputs.update({kind: name for kind, name in names.items()})
-    moments = (np.zeros(4), np.ones(4))
-    found = reach(b.build(), {name: Range(-0.5, 0.5) for name in names.values()}, dict.fromkeys(names.values(), moments))
-    assert found[names["sigmoid"]] == Range(0.0, 1.0)
-    assert found[names["tanh"]] == Range(-1.0, 1.0)
-    assert found[names["elu"]] == Range(-farthest(1), farthest(1))
+    moments, seen = (np.zeros(4), np.full(4, 9.0)), {"x": Range(-0.5, 0.5)} | {name: Range(-0.5, 0.5) for name in names.values()}
+    found = reach(b.build(), seen, dict.fromkeys(seen, moments), {"x": (-4.0, 2.0)})
+    assert found["x"] == Range(-4.0, 2.0)
+    most = 1 / (1 + np.exp(-2))      # of the sigmoid
+    for kind, low, high in (("sigmoid", 1 / (1 + np.exp(4)), most), ("hardswish", -0.375, 5 / 3), ("elu", np.exp(-4) - 1, 2.0),
+                            ("pool", -0.375, 5 / 3), ("product", -4 * most, 2 * most)):
+        assert (found[names[kind]].low, found[names[kind]].high) == pytest.approx((low, high), rel=1e-4), kind
 
 
 def test_observers_that_are_named_are_used_without_data_too(rng: np.random.Generator) -> None:
@@ -177,3 +182,47 @@ def test_observers_that_are_named_are_used_without_data_too(rng: np.random.Gener
     assert far.record["observer"] == "moments"
     assert all(far.ranges[name].low <= seen.low and far.ranges[name].high >= seen.high for name, seen in plain.ranges.items())
     assert far.ranges["x"] != plain.ranges["x"]
+
+
+def remembered(rng: np.random.Generator, pictures: Array) -> tuple[Graph, str, Array, Array]:
+    """A first layer, its result, and the moments by channel that it has of these pictures [N, C, H, W]."""
+    b = GraphBuilder("first", Stage.FLOAT)
+    shape = (1, *pictures.shape[1:])
+    weights = (rng.normal(size=(16, shape[1], 3, 3)) / 5).astype(np.float32)
+    weights[3] = 0.0      # as in real networks
+    op = Convolution(pads=(1, 1, 1, 1), strides=(2, 2))
+    value = b.add(op, [b.input("x", TensorType(F32, shape)), b.constant(weights, "w")])
+    b.outputs["y"] = value
+    seen = np.concatenate([op.evaluate(one[None], weights)[0] for one in pictures.astype(np.float32)])
+    return b.build(), value, seen.mean(axis=(0, 2, 3)), np.maximum(seen.std(axis=(0, 2, 3)), 1e-3)
+
+
+@pytest.mark.parametrize(("offset", "step", "channels", "bounds"), [
+    (127.0, 128.0, 3, (-1.0, 1.0)), (0.0, 255.0, 3, (0.0, 1.0)), (0.0, 1.0, 1, (0.0, 255.0)), (40.0, 10.0, 3, None)])
+def test_the_first_norm_says_what_inputs_were(
+    rng: np.random.Generator, offset: float, step: float, channels: int, bounds: tuple[float, float] | None
+) -> None:
+    types = {"x": TensorType(F32, (1, channels, 32, 32))}
+    pixels = np.concatenate([115 + 65 * noise(types, (1, number), 1.2, 0.4)["x"] for number in range(24)])
+    pictures = (np.clip(pixels, 0, 255) - offset) / step
+    graph, value, mean, deviation = remembered(rng, pictures)
+    start = inferred(graph, value, mean, deviation, prepare(graph, (value,)))
+    assert start is not None
+    assert np.ravel(start.mean) == pytest.approx(pictures.mean(axis=(0, 2, 3)), abs=0.05 * float(pictures.std()))
+    assert start.deviation == pytest.approx(float(pictures.std()), rel=0.15)
+    assert start.range == (bounds or (-np.inf, np.inf))
+    made = start.of(noise(types, (2,), start.exponent, start.own)["x"])
+    assert start.range[0] <= made.min() < made.max() <= start.range[1]
+
+
+def test_what_inputs_were_is_not_guessed(rng: np.random.Generator) -> None:
+    """Means that no input explains, functions before the norm, and several inputs say nothing."""
+    graph, value, mean, deviation = remembered(rng, rng.normal(size=(4, 3, 16, 16)))
+    run = prepare(graph, (value,))
+    assert inferred(graph, value, mean, deviation, run) is not None
+    assert inferred(graph, value, mean + deviation * rng.normal(size=16), deviation, run) is None
+    two = many_operators(rng)
+    assert picture_input(two, next(iter(two.outputs.values()))) is None
+    b = GraphBuilder("sum", Stage.FLOAT)
+    b.outputs["y"] = b.add(Add(), [b.input(name, TensorType(F32, (1, 3, 16, 16))) for name in "ab"])
+    assert picture_input(b.build(), b.outputs["y"]) is None
