@@ -7,6 +7,7 @@ byte for byte.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import zipfile
@@ -110,14 +111,19 @@ def build_artifact(
 def refuse_existing(directory: Path, force: bool) -> None:
     """Raise OutputError if the folder may not be written: callers ask before they spend time on compiling."""
     try:
+        parent = next(folder for folder in directory.absolute().parents if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            reason = "may not be written to" if parent.is_dir() else "is not a folder"
+            raise OutputError(f"output {directory}: {parent} {reason}; choose another folder")
         if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
             return
     except OSError as error:
         raise OutputError(f"output {directory}: {error.strerror or error}") from error
+    if not (directory / FILE_NAME).is_file():
+        raise OutputError(f"output {directory} exists and is not an artifact (no {FILE_NAME} in it), which --force would replace; "
+                          "choose another folder")
     if not force:
         raise OutputError(f"output {directory} exists; choose another folder, or replace it with --force")
-    if not (directory / FILE_NAME).is_file():
-        raise OutputError(f"output {directory} is not an artifact (no {FILE_NAME} in it), so --force does not delete it; choose another")
 
 
 def _move(result: Path, directory: Path, replaced: Path) -> None:

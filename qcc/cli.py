@@ -125,8 +125,9 @@ def _description(error: BaseException) -> tuple[str, str, int]:
         return kind, str(error), error.exit_code
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
-        hint = f"; see '{context.command_path} --help'" if context is not None else ""
-        return "UsageError", error.format_message().rstrip(".") + hint, error.exit_code
+        text = error.format_message().rstrip(".")
+        hint = f"{'' if text.endswith('?') else ';'} see '{context.command_path} --help'" if context is not None else ""
+        return "UsageError", text + hint, error.exit_code
     if isinstance(error, MemoryError):
         return kind, "out of memory; take a smaller model or batch, or a machine with more memory", UsageError.exit_code
     if isinstance(error, OSError) and error.filename is not None:

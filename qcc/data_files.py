@@ -17,6 +17,7 @@ from qcc.errors import DataError
 from qcc.ir.types import Array
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+_NPY = b"\x93NUMPY"
 _KINDS = {".npy": "npy", ".npz": "npz", **dict.fromkeys(PICTURES, "picture")}
 _VECTOR_FOLDERS = "test_data_set_*"
 
@@ -68,7 +69,7 @@ def read_file(path: Path, inputs: Sequence[str], size: tuple[int, int, int] | No
         if kind == "npz":
             return Item(str(path), _archive(path, inputs))
         if kind == "npy":
-            return Item(str(path), np.load(path, mmap_mode="r", allow_pickle=False))
+            return Item(str(path), _array(path))
         if path.suffix.lower() == ".pb":
             return Item(str(path), _tensor(path))
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
@@ -106,6 +107,8 @@ def _files(path: Path) -> list[Path]:
 
 def _archive(path: Path, inputs: Sequence[str]) -> Array | dict[str, Array]:
     """The arrays named like the inputs; for a model of one input also the array `images`, or the only array."""
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"data {path}: not a .npz file, or only a part of one; write it with numpy.savez")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         names = list(archive.files)
         if set(inputs) <= set(names):
@@ -115,6 +118,14 @@ def _archive(path: Path, inputs: Sequence[str]) -> Array | dict[str, Array]:
             return only
     raise DataError(f"data {path}: expected an array for each of the inputs {sorted(inputs)}, got arrays {sorted(names)}; "
                     "name them like the inputs")
+
+
+def _array(path: Path) -> Array:
+    with path.open("rb") as file:
+        if not file.read(len(_NPY)).startswith(_NPY):
+            raise DataError(f"data {path}: not a .npy file; write it with numpy.save")
+    array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def _vectors(folder: Path) -> tuple[Array, ...]:

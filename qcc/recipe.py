@@ -133,7 +133,7 @@ class Recipe:
         try:
             return Recipe.from_text(Path(path).read_text("utf-8"), f"recipe {path}")
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"recipe {path} cannot be read: {error}") from error
+            raise RecipeError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
     def dumps(self) -> str:
         """The recipe as TOML, all keys written out."""

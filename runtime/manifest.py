@@ -156,7 +156,8 @@ class Manifest:
         try:
             return Manifest.parse(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
-            raise RuntimeFailure(f"{folder} is not a folder that 'qcc compile' wrote: cannot read {FILE_NAME} ({error})") from error
+            raise RuntimeFailure(f"{folder} is not a folder that 'qcc compile' wrote: cannot read {FILE_NAME} "
+                                 f"({getattr(error, 'strerror', None) or error})") from error
 
     def write(self, folder: Path) -> None:
         (folder / FILE_NAME).write_text(self.dump(), encoding="utf-8")

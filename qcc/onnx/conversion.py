@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from qcc.errors import ModelError
+from qcc.errors import ModelError, UnsupportedOperator
 from qcc.ir import Array, GraphBuilder, Node, Op, TensorType
 from qcc.onnx.inputs import element_type, type_name
 
@@ -19,6 +19,19 @@ LARGEST_CONSTANT = 2**31 - 1       # bytes; ONNX files cannot hold more in one p
 
 class Unsupported(Exception):
     """Raised by the import of one node; collected, so that all of them are reported at once. The text is the reason."""
+
+
+def problem(node: onnx.NodeProto, opset: int, reason: str) -> str:
+    """A line about a node that cannot be imported."""
+    outputs = [name for name in node.output if name]
+    label = repr(str(node.name)) if node.name else f"(without a name, makes {outputs[0] if outputs else 'nothing'!r})"
+    return f"node {label}: {node.op_type} (domain {node.domain or 'ai.onnx'!r}, opset {opset}): {reason}"
+
+
+def unsupported(model: str, problems: Sequence[str]) -> UnsupportedOperator:
+    """The error that lists all of them."""
+    count = f"{len(problems)} node{'s' if len(problems) > 1 else ''}"
+    return UnsupportedOperator(f"{model}: {count} cannot be compiled:\n  " + "\n  ".join(problems))
 
 
 @dataclass(frozen=True)
@@ -33,12 +46,6 @@ class Call:
     @property
     def type(self) -> str:
         return str(self.node.op_type)
-
-    @property
-    def label(self) -> str:
-        """How messages name the node."""
-        outputs = [name for name in self.node.output if name]
-        return repr(str(self.node.name)) if self.node.name else f"(without a name, makes {outputs[0] if outputs else 'nothing'!r})"
 
     def has(self, index: int) -> bool:
         return index < len(self.inputs) and bool(self.inputs[index])

@@ -14,9 +14,9 @@ import qcc.onnx.pointwise
 import qcc.onnx.pool
 import qcc.onnx.resize
 import qcc.onnx.shape  # noqa: F401  (these register their operators)
-from qcc.errors import GraphError, ModelError, TypeMismatch, UnsupportedOperator
+from qcc.errors import GraphError, ModelError, TypeMismatch
 from qcc.ir import Graph, GraphBuilder, verify
-from qcc.onnx.conversion import TABLE, Call, Conversion, Unsupported, attribute_value, tensor_array
+from qcc.onnx.conversion import TABLE, Call, Conversion, Unsupported, attribute_value, problem, tensor_array, unsupported
 from qcc.onnx.generic import converted, generic, needs_conversion, refuse
 from qcc.onnx.inputs import input_types
 from qcc.onnx.load import Source, load_model, standard_opset
@@ -46,8 +46,7 @@ def import_model(model: Source, input_shapes: Mapping[str, tuple[int, ...]] | No
     with np.errstate(all="ignore"):
         _walk(c, loaded.graph, standard_opset(loaded))
     if c.problems:
-        raise UnsupportedOperator(f"model {name!r}: {len(c.problems)} node{'s' if len(c.problems) > 1 else ''} cannot be compiled:\n  "
-                                  + "\n  ".join(c.problems))
+        raise unsupported(f"model {name!r}", c.problems)
     for output in loaded.graph.output:
         value = c.scope[output.name]
         assert value is not None, "a value without a problem"
@@ -109,7 +108,7 @@ def _nodes(c: Conversion, nodes: Iterable[onnx.NodeProto], opset: int) -> None:
             except (TypeMismatch, ValueError, IndexError, ZeroDivisionError) as error:
                 reason = f"its inputs do not fit: {error}"
         if reason is not None:
-            c.problems.append(f"node {call.label}: {node.op_type} (domain {node.domain or 'ai.onnx'!r}, opset {opset}): {reason}")
+            c.problems.append(problem(node, opset, reason))
         c.scope.update(dict.fromkeys(outputs))
 
 

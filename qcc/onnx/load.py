@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import onnx
@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from onnx import checker, external_data_helper, inliner, shape_inference, version_converter
 
 from qcc.errors import ModelError, UsageError
+from qcc.onnx.conversion import problem, unsupported
 
 OLDEST_OPSET = 7       # older ones broadcast by other rules, and are converted to this one
 Source = str | Path | bytes | onnx.ModelProto
@@ -20,6 +21,7 @@ def load_model(source: Source) -> onnx.ModelProto:
 
     Raises:
         UsageError: the file does not exist or cannot be read.
+        UnsupportedOperator: nodes that are not ONNX's in the model's opset, all of them listed.
         ModelError: not an ONNX model, damaged, invalid, of an opset too old, or with external data that is missing or elsewhere.
     """
     label, model = _read(source)
@@ -134,9 +136,24 @@ def _check(label: str, model: onnx.ModelProto) -> None:
     try:
         checker.check_model(model)
     except checker.ValidationError as error:
+        unknown = list(_unknown(model.graph, standard_opset(model), {(function.domain, function.name) for function in model.functions}))
+        if unknown:
+            raise unsupported(label, unknown) from error
         raise ModelError(f"{label}: is not a valid ONNX model: {_first_line(error)} Export it again, or ask its author.") from error
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{label}: cannot be checked: {_first_line(error)}") from error
+
+
+def _unknown(graph: onnx.GraphProto, opset: int, functions: Set[tuple[str, str]]) -> Iterator[str]:
+    """The nodes whose operators are neither ONNX's, in this opset, nor functions of the model, in subgraphs too."""
+    for node in graph.node:
+        standard = node.domain in ("", "ai.onnx")
+        if (node.domain, node.op_type) not in functions and not (standard and onnx.defs.has(node.op_type, opset, "")):
+            reason = f"opset {opset} of ONNX has no such operator" if standard else f"operators of domain {node.domain!r} are not known"
+            yield problem(node, opset, reason)
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _unknown(inner, opset, functions)
 
 
 def _first_line(error: Exception) -> str:
