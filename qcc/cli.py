@@ -152,7 +152,10 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Print the traceback of an error.")
 def main() -> None:
-    """A quantizing compiler: ONNX models to small, exact, integer-only native libraries."""
+    """A quantizing compiler: ONNX models to small, exact, integer-only native libraries.
+
+    Start with 'qcc demo'; 'qcc COMMAND --help' lists a command's options.
+    """
 
 
 if __name__ == "__main__":

@@ -91,7 +91,8 @@ def split_stack(where: str, array: Array, type: TensorType, options: DataOptions
     frame = picture_frame(where, type, options) if array.dtype == np.uint8 and options.given else None
     if frame is not None and array.ndim in (3, 4) and array.shape[-1] == frame.channels and array.size:
         return _divided(where, array.reshape(-1, *array.shape[-3:]), shape[0])
-    hint = "; give --mean and --std if it holds pictures of uint8" if array.dtype == np.uint8 and not options.given else ""
+    pixels = array.dtype == np.uint8 and not options.given
+    hint = "; for pictures give --mean and --std: 0 and 1 leave pixels as they are, 0 and 255 make them 0 to 1" if pixels else ""
     stack = ", ".join(["N", *map(str, shape[1:])])
     raise DataError(f"{where}: expected the shape {list(shape)}, or a stack [{stack}] of samples, got {list(array.shape)}{hint}")
 

@@ -44,3 +44,12 @@ def test_every_pass_is_listed_with_its_contract() -> None:
         rows[step.name] = f"| `{step.name}` | {stages} | {step.numerics.name} | {summary} |"
     listed = re.findall(r"^\| `.*$", (ROOT / "docs" / "passes.md").read_text("utf-8"), re.MULTILINE)
     assert listed == list(rows.values()), "expected in docs/passes.md:\n" + "\n".join(rows.values())
+
+
+def test_links_lead_somewhere_and_the_readme_leads_to_every_page() -> None:
+    pages = [page for folder in ("", "docs", "examples", "models", "benchmarks") for page in (ROOT / folder).glob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
+            assert (page.parent / link).exists(), f"{page.relative_to(ROOT)} links to {link}, which is not there"
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert [page.name for page in ROOT.glob("docs/*.md") if f"(docs/{page.name})" not in readme] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from qcc.cli import COMMANDS
 
@@ -35,6 +37,23 @@ def test_python_example(
     assert names["outputs"]["output"].shape == (1, 10)
     assert abs(float(np.sum(names["outputs"]["output"])) - 1.0) < 1e-3
     assert (tmp_path / "out" / "libmodel.so").exists()
+
+
+def test_commands_work_as_typed(tmp_path: Path, zoo: Callable[[str], Path], samples: Callable[..., list[dict[str, Any]]]) -> None:
+    """All but those that are tested at length elsewhere: other runtimes, and widths that are chosen."""
+    shutil.copyfile(zoo("resnet8_cifar10"), tmp_path / "model.onnx")
+    feeds = np.concatenate([sample["input"] for sample in samples("resnet8_cifar10", 8)])
+    np.savez(tmp_path / "test.npz", input=feeds)
+    np.save(tmp_path / "x.npy", feeds[:1])
+    (tmp_path / "photos").mkdir()
+    for number, pixels in enumerate((feeds * 128 + 128).astype(np.uint8).transpose(0, 2, 3, 1)):
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    commands = [line.partition("#")[0].split() for line in blocks("sh")[1].splitlines()]
+    for _, *arguments in (words for words in commands if not {"bench", "mixed"} & set(words)):
+        done = subprocess.run([sys.executable, "-m", "qcc", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False,
+                              env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+        assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "y.npz")["output"].shape == (1, 10)
 
 
 def test_commands_have_these_options() -> None:

@@ -35,7 +35,7 @@ _CALIBRATION_BATCHES = 32
 @click.option("--against", default="", metavar="NAME[,NAME]", help="Other runtimes to measure side by side: onnxruntime, openvino.")
 @click.option("--model", type=click.Path(path_type=Path), help="The ONNX model that the other runtimes run.")
 @click.option("--calibration-data", "calibration", type=click.Path(path_type=Path), 
-              help="For the others' quantizers; as for 'qcc compile'.")
+              help="What the others' quantizers measure ranges on, as for 'qcc compile'; needed with --against.")
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Turns that every contender has.")
 @click.option("--layers", is_flag=True, help="Also list time, share of peak, bytes, weights, kernel and tile of every layer.")
 @pixel_options

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from qcc.recipe import Recipe
     from qcc.runtime import Manifest
 
-BITS = "8, 4, wXaY such as w4a8, or mixed"
+BITS = "2 to 8 for both, wXaY such as w4a8 or w4a16, or mixed"
 _LISTED = 20
 # Named as in qcc.recipe, which is not imported for --help alone.
 ROUNDINGS = ("auto", "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq")
@@ -53,33 +53,35 @@ _RECIPE_OPTIONS = (                 # named as in Recipe
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The artifact folder to write.")
 @click.option("--target", default="host", show_default=True, help="The machine to compile for; see 'qcc targets'.")
-@click.option("--bits", default="8", show_default=True, help=f"Width of weights and activations: {BITS}.")
+@click.option("--bits", default="8", show_default=True, help=f"Bits of weights and activations: {BITS}.")
 @click.option("--calibration-data", "calibration", type=click.Path(path_type=Path),
-              help="A .npz or .npy file, a folder of them, of pictures, or of test_data_set_* folders; "
-                   "none: inputs are made from what the model's BatchNorms remember.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of inputs that are made.")
+              help="Typical inputs: a .npz or .npy file, or a folder of such files, of pictures (with --mean and --std), or of "
+                   "test_data_set_* folders. The word none: make inputs from what the model's BatchNorms remember.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Chooses the inputs that --calibration-data none makes.")
 @click.option("--observer", type=click.Choice(OBSERVERS), default="auto", show_default=True,
-              help="How ranges are measured.")
+              help="How ranges follow from what was measured; auto: whichever serves the network's outputs best.")
 @click.option("--migration", type=click.Choice(MIGRATIONS), default="none", show_default=True,
-              help="Of scales between layers: by the weights, by the data, or whichever errs less.")
+              help="Moves scales between layers before anything is rounded: by the weights (equalize), by the data (smooth, shift), or "
+                   "whichever errs least (auto).")
 @click.option("--rounding", type=click.Choice(ROUNDINGS), default="auto", show_default=True,
-              help="Of weights: per layer what errs least on calibration data that was held out, or one method for all.")
+              help="How weights are rounded: one method for all layers, or in each the one that errs least on held-out data (auto).")
 @click.option("--correction", type=click.Choice(["auto", "affine", "bias", "none"]), default="auto", show_default=True,
-              help="Of each channel's results after rounding: scales and biases, biases, or none.")
+              help="What makes up for rounding in each channel: scale and bias (affine), bias alone, or nothing.")
 @click.option("--weight-granularity", type=click.Choice(["channel", "tensor"]), default="channel", show_default=True,
-              help="Scales of weights: one per output channel of a layer, or one per layer.")
-@click.option("--percentile", type=float, default=99.999, show_default=True, help="Of the values that the percentile observer keeps.")
+              help="Weights have one scale per output channel of a layer, or one per layer.")
+@click.option("--percentile", type=float, default=99.999, show_default=True,
+              help="How many of the values --observer percentile keeps, in percent.")
 @click.option("--calibration-cache", "cache", type=click.Path(path_type=Path), metavar="FILE",
-              help="Keep what calibration measures in a JSON file, go on from it after an interruption, and use it again.")
+              help="Keeps what calibration measures in a JSON file: an interrupted one goes on from it, a later one uses it again.")
 @click.option("--io", type=click.Choice(["float", "integer"]), default="float", show_default=True,
-              help="What inputs and outputs are.")
-@click.option("--name", default="", help="Prefix of the library's symbols; by default from the model's file name.")
+              help="What the library's inputs and outputs are: float32, or the integers themselves.")
+@click.option("--name", default="", help="Name of the library and prefix of its symbols; by default from the model's file name.")
 @click.option("--tune", type=click.Choice(["none", "quick", "full"]), default="none", show_default=True,
               help="Measure on this machine which kernels are fastest; results stay the same, bit for bit.")
 @click.option("--tuning-record", "tuning_record", type=click.Path(path_type=Path),
               help="The tuning.json of an artifact: take its choices instead of measuring.")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path),
-              help="A recipe.toml with every choice; options given here go first.")
+              help="A recipe.toml with every choice, as artifacts hold one; options given here override it.")
 @click.option("--dump-passes", "dumps", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Write the network as text after every pass that changes it.")
 @mixed_options

@@ -35,11 +35,11 @@ shape_option = click.option("--input-shape", "input_shapes", multiple=True, meta
 def pixel_options(function: Command) -> Command:
     """--mean --std --layout --color: how pictures become numbers."""
     options = (
-        click.option("--mean", default="", metavar="M[,M,M]", 
+        click.option("--mean", default="", metavar="M[,M,M]",
                      help="Mean of the pixels (0 to 255), one or one per channel: x = (pixel - mean) / std."),
         click.option("--std", default="", metavar="S[,S,S]", help="Deviation of the pixels, in the same unit."),
         click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), default=None,
-                     help="Of the model's input, where its shape leaves it open."),
+                     help="Order of axes of the model's input, where its shape leaves it open."),
         click.option("--color", type=click.Choice(["RGB", "BGR"]), default="RGB", show_default=True, help="The model's order of channels."),
     )
     for option in reversed(options):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command(name="verify")
 @click.argument("artifact", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--inputs", "count", type=click.IntRange(1), default=2, show_default=True, help="Random inputs to compare every layer on.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the random inputs.")
 @click.option("--static", is_flag=True, help="Check files and machine code only: run nothing (for a GPU's library where there is none).")
 @click.option("--layers", "show_layers", is_flag=True, help="List every layer, not only those that differ.")
 @threads_option

@@ -212,7 +212,7 @@ def test_pictures(pictures: Path) -> None:
     assert np.allclose(last[2] * [2, 4, 5] + [10, 20, 30], exact, atol=1e-4)
     swapped = stack(pictures / "exact.png", LAST, DataOptions((0.0,), (1.0,), color="BGR"))
     assert np.array_equal(swapped[0], exact[..., ::-1])
-    with pytest.raises(DataError, match="give --mean and --std if it holds pictures of uint8"):
+    with pytest.raises(DataError, match="for pictures give --mean and --std"):
         stack(pictures, FIRST)
     with pytest.raises(DataError, match="a picture, but the model does not have a single input of rank 4"):
         stack(pictures, VECTOR, PIXELS)
