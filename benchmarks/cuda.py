@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from cuda_device import Gpu, Peak, measure_peak
+from cuda_device import Peak, measure_peak
 
 from qcc.errors import QccError
 from qcc.runtime import Module
+from qcc.runtime.device import Gpu
 from qcc.runtime.device_array import DeviceArray
 from qcc.runtime.gpu import GpuModule
 from qcc.runtime.manifest import numpy_dtype

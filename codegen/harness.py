@@ -9,6 +9,7 @@ from pathlib import Path
 from qcc.codegen import link
 from qcc.codegen.profiling import FORMAT, RULES, rotation
 from qcc.codegen.program import Step
+from qcc.codegen.target import Target
 from qcc.codegen.tune import contender
 from qcc.codegen.tuning_cache import versions
 from qcc.codegen.tuning_clock import TURN_SECONDS, Contender
@@ -35,7 +36,7 @@ def write_harness(steps: Mapping[str, Step], compiler: KernelCompiler, folder: P
     symbols = {step.kernel: f"candidate{number}" for number, step in enumerate(steps.values())}
     objects = [path.name for path in compiler.compile(symbols, folder)]
     entries = {name: contender(step.kernel, symbols[step.kernel], step) for name, step in steps.items()}
-    (folder / "kernels.h").write_text(_header(entries, compiler.target.name, rotation(constants)), "utf-8")
+    (folder / "kernels.h").write_text(_header(entries, compiler.target, rotation(constants)), "utf-8")
     (folder / SOURCE.name).write_bytes(SOURCE.read_bytes())
     (folder / "Makefile").write_text(f"{PROGRAM}: {SOURCE.name} kernels.h {' '.join(objects)}\n\t$(CC) {' '.join(_OPTIONS)} -o $@ "
                                      f"{SOURCE.name} {' '.join(objects)} -lm\n", "utf-8")
@@ -44,9 +45,9 @@ def write_harness(steps: Mapping[str, Step], compiler: KernelCompiler, folder: P
     return folder / PROGRAM
 
 
-def _header(entries: Mapping[str, Contender], target: str, rotated: int) -> str:
+def _header(entries: Mapping[str, Contender], target: Target, rotated: int) -> str:
     """The table of kernels: each is called through a function that knows how many operands it has."""
-    head = json.dumps({"format": FORMAT, "target": target, "versions": versions()})[1:-1]
+    head = json.dumps({"format": FORMAT, "target": target.name, "versions": versions(target)})[1:-1]
     lines = [f"enum {{ KERNELS = {len(entries)}, TURNS = {RULES.turns} }};", f"#define TURN_SECONDS {TURN_SECONDS}",
              f"#define ROTATED_BYTES {rotated}", f"#define HEAD {_literal(head)}", ""]
     rows = []

@@ -20,10 +20,9 @@ from qcc.codegen.arm.dense import NeonDenseKernel
 from qcc.codegen.arm.intrinsics import dot_product_of
 from qcc.codegen.program import Space, Step
 from qcc.codegen.target import Target
-from qcc.codegen.tune import Races, candidates_library, contender
-from qcc.codegen.tuning import value_text
+from qcc.codegen.tune import Races, candidates_library, contender, races_for
+from qcc.codegen.tuning import choice_names, value_text
 from qcc.codegen.tuning_cache import Cache, versions
-from qcc.codegen.tuning_clock import run_races
 from qcc.codegen.tuning_race import Rules
 from qcc.codegen.worker import KernelCompiler
 from qcc.codegen.x86 import tiles as x86_tiles
@@ -31,7 +30,7 @@ from qcc.codegen.x86.dense import DenseKernel
 from qcc.errors import UsageError
 
 FORMAT = 1
-CHOICES = frozenset({"tile", "rows", "fold"})
+CHOICES = frozenset({"tile", "rows", "fold"})     # of kernels that tuning leaves alone, too
 RULES = Rules(heats=9, turns=9, hopeless=math.inf, duel=1)      # every kernel runs in every turn
 COMPILED_AT_ONCE = 48
 ROTATED_STEP, MOST_ROTATED = 1 << 18, 1 << 26      # bytes
@@ -44,9 +43,9 @@ Progress = Callable[[str, int, int], None]
 
 def subject(kernel: Any) -> str:
     """What a kernel computes, in one line, as profiles name it."""
-    parts = []
+    parts, skipped = [], CHOICES.union(choice_names(kernel))
     for f in fields(kernel):
-        if f.name not in CHOICES:
+        if f.name not in skipped:
             value = getattr(kernel, f.name)
             parts.append(f"{f.name}=" + ("-" if value is None else "yes" if f.name == "epilogue" else value_text(value)))
     return f"{type(kernel).__name__} " + " ".join(parts)
@@ -84,7 +83,7 @@ class Profile:
 
 
 def profile_text(target: Target, seconds: Mapping[str, float]) -> str:
-    head = {"format": FORMAT, "target": target.name, "versions": versions(), "seconds": dict(sorted(seconds.items()))}
+    head = {"format": FORMAT, "target": target.name, "versions": versions(target), "seconds": dict(sorted(seconds.items()))}
     return json.dumps(head, indent=1) + "\n"
 
 
@@ -103,7 +102,7 @@ def load_profile(path: str | Path, target: Target) -> Profile:
         raise UsageError(f"{origin} cannot be read: {type(error).__name__} {error}; expected what 'qcc profile' writes") from error
     if name != target.name:
         raise UsageError(f"{origin} was measured for target {name}, but {target.name} is compiled for; profile that target")
-    if (form, version) != (FORMAT, versions()):
+    if (form, version) != (FORMAT, versions(target)):
         raise UsageError(f"{origin} was measured with kernels of another version of qcc or TVM ({version[:60]}...); profile again")
     if not seconds or not all(0.0 < value < math.inf for value in seconds.values()):
         raise UsageError(f"{origin} holds no kernels, or times that are not positive; profile again")
@@ -119,7 +118,7 @@ def distinct(steps: Iterable[Step]) -> dict[str, Step]:
 
 
 def measured(
-    steps: Mapping[str, Step], compiler: KernelCompiler, cache: Cache, progress: Progress, constants: int, races: Races = run_races
+    steps: Mapping[str, Step], compiler: KernelCompiler, cache: Cache, progress: Progress, constants: int, races: Races | None = None
 ) -> Profile:
     """Time every kernel that is not in the cache, in child processes.
 
@@ -136,6 +135,7 @@ def measured(
     seconds = {name: value for name, value in found.items() if value is not None}
     waiting = [name for name in steps if name not in seconds]
     progress("profile", len(seconds), len(steps))
+    races = races or races_for(compiler.target)
     for start in range(0, len(waiting), COMPILED_AT_ONCE):
         portion = waiting[start : start + COMPILED_AT_ONCE]
         for name, value in zip(portion, _times([steps[name] for name in portion], compiler, rotated, races), strict=True):

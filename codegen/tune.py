@@ -15,9 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from qcc.codegen import link
+from qcc.codegen.cuda import clock as gpu_clock
+from qcc.codegen.cuda.launch import CudaKernel
 from qcc.codegen.program import Program, Space, Step
 from qcc.codegen.target import Target, host_features
-from qcc.codegen.tuning import Choice, Tuning, alternatives, choice_of, load_tuning, workload
+from qcc.codegen.tuning import Choice, Tuning, alternatives, choice_of, kind_of, load_tuning, workload
 from qcc.codegen.tuning_cache import Cache
 from qcc.codegen.tuning_clock import Contender, run_races
 from qcc.codegen.tuning_race import Result, Rules
@@ -64,12 +66,6 @@ def shortlist(kernel: AnyKernel, target: Target, effort: Effort) -> list[AnyKern
     return chosen
 
 
-def kind_of(kernel: Any) -> tuple[int, int]:
-    """Kernels of one kind differ little: blocks and pixels of a tile, or rows and fold."""
-    choice = choice_of(kernel)
-    return (choice[0][2], choice[0][0] * choice[0][1]) if len(choice) == 1 else (choice[0][0], choice[1][0])
-
-
 @dataclass(frozen=True)
 class Tuner:
     """Where a network's choices come from: a record, measurements, or neither (level "none")."""
@@ -92,20 +88,9 @@ class Tuner:
         if record is not None:
             tuning = load_tuning(record, target)
             return Tuner(tuning.level, target, tuning)
-        if level != "none" and target.is_gpu:
-            raise UsageError(f"--tune {level} measures kernels of CPUs; the tiles of {target.name} come from tables: take --tune none")
-        if level != "none" and target.variants:
-            raise UsageError(f"--tune {level}: target {target.name} has kernels for {', '.join(target.variants)}, but a record is for one "
-                             "target: tune for one of them, or take --tune none")
-        if level != "none" and target.architecture != platform.machine():
-            raise UsageError(
-                f"--tune {level} measures kernels, but those for {target.name} are cross-compiled here: a machine of {platform.machine()} "
-                "cannot run them; tune on such a machine and replay the record here with --tuning-record FILE, or take --tune none")
-        missing = sorted(set(target.features) - host_features())
-        if level != "none" and missing:
-            raise UsageError(
-                f"--tune {level} measures kernels, but this machine cannot run target {target.name}: its CPU lacks {', '.join(missing)}; "
-                "tune on a machine that can and replay the record here with --tuning-record FILE, or take --tune none")
+        if level != "none" and (obstacle := why_not(target)):
+            raise UsageError(f"--tune {level} measures kernels, but {obstacle}; tune on a machine that can run them and replay the record "
+                             "here with --tuning-record FILE, or take --tune none")
         return Tuner(level, target)
 
     def run(self, program: Program, compiler: KernelCompiler, progress: Progress) -> Tuning | None:
@@ -118,8 +103,26 @@ class Tuner:
         return tune(program, compiler, self.level, Cache.here(self.target), progress)
 
 
+def why_not(target: Target) -> str:
+    """Why kernels of a target cannot be timed on this machine, as a sentence; nothing where they can."""
+    if target.is_gpu:
+        obstacle = gpu_clock.why_not(target)
+        return obstacle and f"this machine cannot time those of target {target.name}: {obstacle}"
+    if target.variants:
+        return f"target {target.name} has some for {', '.join(target.variants)} each, and they are timed for one target: name one of them"
+    if target.architecture != platform.machine():
+        return f"those for {target.name} are cross-compiled here: a machine of {platform.machine()} cannot run them"
+    missing = sorted(set(target.features) - host_features())
+    return "" if not missing else f"this machine cannot run target {target.name}: its CPU lacks {', '.join(missing)}"
+
+
+def races_for(target: Target) -> Races:
+    """What times kernels of a target."""
+    return gpu_clock.run_races if target.is_gpu else run_races
+
+
 def tune(
-    program: Program, compiler: KernelCompiler, level: str, cache: Cache, progress: Progress, races: Races = run_races
+    program: Program, compiler: KernelCompiler, level: str, cache: Cache, progress: Progress, races: Races | None = None
 ) -> Tuning:
     """Measure every distinct layer that has choices and is not in the cache.
 
@@ -128,7 +131,7 @@ def tune(
         compiler: compiles the candidates.
         level: "quick" or "full".
         progress: told ("tuning", layers done, layers in all).
-        races: finds the winners among compiled candidates.
+        races: finds the winners among compiled candidates; by default those of the target.
 
     Raises:
         CodegenError: a candidate cannot be compiled, or crashes.
@@ -140,7 +143,7 @@ def tune(
     waiting = {name: step for name, step in steps.items() if name not in choices}
     progress("tuning", len(choices), len(steps))
     for subjects in _portions([_Subject(name, step, shortlist(step.kernel, target, effort)) for name, step in waiting.items()]):
-        results = _measure(subjects, compiler, effort.rules, races)
+        results = _measure(subjects, compiler, effort.rules, races or races_for(target))
         for subject, result in zip(subjects, results, strict=True):
             choices[subject.workload] = choice_of(subject.kernels[result.winner])
             times = {str(choice_of(kernel)): seconds for kernel, seconds in zip(subject.kernels, result.seconds, strict=True)}
@@ -180,8 +183,10 @@ def _measure(subjects: Sequence[_Subject], compiler: KernelCompiler, rules: Rule
 
 
 def candidates_library(symbols: Mapping[Any, str], compiler: KernelCompiler, folder: Path) -> str:
-    """Path of a shared object in the folder that defines every symbol."""
+    """What `races_for` the target takes: path of a shared object in the folder that defines every symbol, or of images for a GPU."""
     objects = compiler.compile(symbols, folder)
+    if compiler.target.is_gpu:
+        return gpu_clock.candidates_image(objects, compiler.target, folder)
     library = str(folder / "candidates.so")
     tools = link.find_toolchain(compiler.target)
     command = [*tools.compiler, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, *map(str, objects), "-lm", "-lc"]
@@ -193,4 +198,8 @@ def contender(kernel: Any, symbol: str, step: Step) -> Contender:
     """A candidate has the operands of the planned kernel in the same places, but packed constants of another size."""
     constant = (address.space is Space.CONSTANT for address in step.arguments)
     sizes = (view.span * view.dtype.bytes for view in kernel.operands)
-    return Contender(symbol, kernel.tasks, tuple(zip(sizes, constant, strict=True)))
+    operands = tuple(zip(sizes, constant, strict=True))
+    if not isinstance(kernel, CudaKernel):
+        return Contender(symbol, kernel.tasks, operands)
+    tables = tuple((position, tuple(values.tolist())) for position, values in getattr(kernel, "tables", {}).items())
+    return Contender(symbol, kernel.tasks, operands, kernel.launch.numbers, tables)

@@ -1,8 +1,8 @@
 """What a tuning decides: for every layer that has choices, which of them is taken; and the record of that as a file.
 
 A choice is a field of a kernel that changes how fast the kernel is, but no bit of what it computes: the tile of a dense layer, the
-rows and the fold of a depthwise one. A kernel without its choices is a workload, and a tuning maps workloads to choices. This
-module knows which choices are legal and how the cost model orders them; it knows nothing of measuring.
+rows and the fold (on a GPU, columns) of a depthwise one. A kernel without its choices is a workload, and a tuning maps workloads to
+choices. This module knows which choices are legal and how the cost model orders them; it knows nothing of measuring.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qcc.codegen.cpu.tile import Tile
+from qcc.codegen.cuda import dense as gpu_dense
+from qcc.codegen.cuda import depthwise as gpu_depthwise
+from qcc.codegen.cuda.gemv import GemvKernel
+from qcc.codegen.cuda.gemv import alternatives as gemv_alternatives
 from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.codegen.x86.dense import DenseKernel
@@ -49,10 +52,31 @@ def _depthwise(kernel: DepthwiseKernel, target: Target) -> list[DepthwiseKernel]
     return sorted(kernels, key=computed)
 
 
-# Kind of kernel -> the fields that are choices, and all kernels that compute the same, likely fast ones first.
-_CHOICES: Mapping[type, tuple[tuple[str, ...], Callable[[Any, Target], Sequence[Any]]]] = {
-    DenseKernel: (("tile",), _dense),
-    DepthwiseKernel: (("rows", "fold"), _depthwise),
+def _kind(kernel: DenseKernel) -> tuple[int, int]:
+    return kernel.tile.blocks, kernel.tile.rows * kernel.tile.columns
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """Of one family of kernels.
+
+    Attributes:
+        names: the fields that are choices.
+        kernels: all kernels that compute the same, likely fast ones first.
+        kind: kernels of one kind differ little; those whose first numbers agree are alike.
+    """
+
+    names: tuple[str, ...]
+    kernels: Callable[[Any, Target], Sequence[Any]]
+    kind: Callable[[Any], tuple[int, int]]
+
+
+_CHOICES: Mapping[type, _Choices] = {
+    DenseKernel: _Choices(("tile",), _dense, _kind),
+    DepthwiseKernel: _Choices(("rows", "fold"), _depthwise, lambda kernel: (kernel.rows, kernel.fold)),
+    gpu_dense.DenseKernel: _Choices(("tile", "resident"), gpu_dense.alternatives, lambda kernel: (kernel.tile.columns, kernel.tile.rows)),
+    gpu_depthwise.DepthwiseKernel: _Choices(("rows", "columns"), gpu_depthwise.alternatives, lambda kernel: (kernel.columns, kernel.rows)),
+    GemvKernel: _Choices(("channels",), gemv_alternatives, lambda kernel: (kernel.channels, 0)),
 }
 
 
@@ -60,13 +84,18 @@ def alternatives(kernel: AnyKernel, target: Target) -> list[AnyKernel]:
     """All kernels that compute what this one computes, itself included, likely fast ones first; none where there is no choice."""
     if type(kernel) not in _CHOICES:
         return []
-    found = list(_CHOICES[type(kernel)][1](kernel, target))
+    found = list(_CHOICES[type(kernel)].kernels(kernel, target))
     return found if len(found) > 1 else []
+
+
+def choice_names(kernel: Any) -> tuple[str, ...]:
+    """The fields of a kernel that are choices."""
+    return _CHOICES[type(kernel)].names if type(kernel) in _CHOICES else ()
 
 
 def workload(kernel: Any) -> str:
     """What a kernel computes, in one line: its description without its choices."""
-    skipped = _CHOICES[type(kernel)][0]
+    skipped = choice_names(kernel)
     parts = (f"{f.name}={value_text(getattr(kernel, f.name))}" for f in fields(kernel) if f.name not in skipped)
     return f"{type(kernel).__name__} " + " ".join(parts)
 
@@ -81,8 +110,19 @@ def value_text(value: Any) -> str:
 
 
 def choice_of(kernel: Any) -> Choice:
-    values = (getattr(kernel, name) for name in _CHOICES[type(kernel)][0])
-    return tuple((value.rows, value.columns, value.blocks) if isinstance(value, Tile) else (value,) for value in values)
+    return tuple(_numbers(getattr(kernel, name)) for name in choice_names(kernel))
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    """A number, or those of a tile's fields in order."""
+    if is_dataclass(value):
+        return tuple(number for f in fields(value) for number in _numbers(getattr(value, f.name)))
+    return tuple(value) if isinstance(value, tuple) else (value,)
+
+
+def kind_of(kernel: Any) -> tuple[int, int]:
+    """Kernels of one kind differ little, those whose first numbers agree less than others."""
+    return _CHOICES[type(kernel)].kind(kernel)
 
 
 @dataclass(frozen=True)

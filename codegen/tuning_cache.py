@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from qcc.codegen.cuda import clock as gpu_clock
+from qcc.codegen.cuda.source import DEVICE_HEADER
 from qcc.codegen.target import Target
 from qcc.codegen.tuning import Choice
 
@@ -31,8 +33,10 @@ def default_folder() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "qcc" / "tuning"
 
 
-def machine() -> str:
-    """The CPU as Linux names it."""
+def machine(target: Target) -> str:
+    """The CPU as Linux names it; for a GPU target the GPU and its driver."""
+    if target.is_gpu:
+        return gpu_clock.machine(target)
     found: dict[str, str] = {}
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
@@ -44,16 +48,18 @@ def machine() -> str:
 
 @cache
 def sources_digest() -> str:
-    """SHA-256 of the sources of code generation: kernels that are emitted otherwise must be measured anew."""
+    """SHA-256 of the sources of code generation and of the device's functions: what is emitted otherwise must be measured anew."""
     total = hashlib.sha256()
     root = Path(__file__).resolve().parent
-    for path in sorted(root.rglob("*.py")):
-        total.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    for path in (*sorted(root.rglob("*.py")), DEVICE_HEADER):
+        total.update(f"{path.relative_to(root.parent)}\0".encode() + path.read_bytes())
     return total.hexdigest()
 
 
-def versions() -> str:
-    return f"apache-tvm {version('apache-tvm')}, sources {sources_digest()}"
+def versions(target: Target) -> str:
+    """Of all that makes a target's kernels."""
+    found = f"apache-tvm {version('apache-tvm')}, sources {sources_digest()}"
+    return f"{found}, {gpu_clock.versions()}" if target.is_gpu else found
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Cache:
 
     @staticmethod
     def here(target: Target) -> Cache:
-        return Cache(default_folder(), target, machine(), versions())
+        return Cache(default_folder(), target, machine(target), versions(target))
 
     def _key(self, workload: str) -> dict[str, str]:
         return {"workload": workload, "target": self.target.name, "machine": self.machine, "versions": self.versions}

@@ -1,8 +1,9 @@
 """A process that times kernels: a crash in one ends this process and not the compiler.
 
-It decides what memory kernels run on. Constants rotate over so many copies that every run finds its own in an outer cache, as in a
+It decides what memory kernels of CPUs run on. Constants rotate over so many copies that every run finds its own in an outer cache, as in a
 network, where the other layers' constants were read in between; sources and results are one buffer each, as the previous
-layer leaves them. Processor time is measured, so that other programs' slices do not count.
+layer leaves them. Processor time is measured, so that other programs' slices do not count. Requests and answers are also those of
+the process that times kernels of GPUs (cuda/clock.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from typing import Any
@@ -34,26 +35,56 @@ _STAGGER = 1088              # sources and results do not start at the same plac
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A kernel in a library: its symbol, tasks, and per operand the bytes and whether it is a constant."""
+    """A kernel in a library: its symbol, tasks, and per operand the bytes and whether it is a constant.
+
+    `launch`: of a GPU's kernel, three extents of the grid, three of a block, and bytes of shared memory. `tables`: position and int32
+    values of its constants that are used as addresses, so that no others will do.
+    """
 
     symbol: str
     tasks: int
     operands: tuple[tuple[int, bool], ...]
+    launch: tuple[int, ...] = ()
+    tables: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
 
-def run_races(library: str, races: Sequence[Sequence[Contender]], rules: Rules, rotated: int | None = None) -> list[Result]:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a process is asked for; see `run_races`."""
+
+    library: str
+    races: Sequence[Sequence[Contender]]
+    rules: Rules
+    rotated: int | None
+
+    @staticmethod
+    def read() -> Request:
+        """From standard input."""
+        values = json.load(sys.stdin)
+        races = [[_contender(given) for given in contenders] for contenders in values["races"]]
+        return Request(values["library"], races, Rules(**values["rules"]), values["rotated"])
+
+
+def _contender(values: Mapping[str, Any]) -> Contender:
+    tables = tuple((position, tuple(numbers)) for position, numbers in values["tables"])
+    return Contender(values["symbol"], values["tasks"], tuple(map(tuple, values["operands"])), tuple(values["launch"]), tables)
+
+
+def run_races(
+    library: str, races: Sequence[Sequence[Contender]], rules: Rules, rotated: int | None = None, clock: str = __name__
+) -> list[Result]:
     """Race the contenders of every layer in a process of its own, one layer after the other.
 
     Args:
-        library: path of a shared object that defines the contenders' symbols.
+        library: path of a shared object that defines the contenders' symbols; for a GPU see cuda/clock.py.
         rotated: bytes of constants among which every contender's rotate; by default more than a core's own caches hold.
+        clock: the module whose `serve` is the process.
 
     Raises:
         CodegenError: a kernel crashed or failed.
     """
-    code = f"import sys; sys.path[:] = {sys.path!r}; from qcc.codegen.tuning_clock import serve; serve()"
-    listed = [[asdict(contender) for contender in contenders] for contenders in races]
-    request = json.dumps({"library": library, "races": listed, "rules": asdict(rules), "rotated": rotated})
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {clock} import serve; serve()"
+    request = json.dumps(asdict(Request(library, races, rules, rotated)))
     done = subprocess.run([sys.executable, "-c", code], input=request, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         cause = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit code {done.returncode}"
@@ -61,17 +92,21 @@ def run_races(library: str, races: Sequence[Sequence[Contender]], rules: Rules, 
     return [Result(item["winner"], item["gain"], tuple(item["seconds"]), tuple(item["least"])) for item in json.loads(done.stdout)]
 
 
+def answer(results: Sequence[Result]) -> None:
+    """To standard output."""
+    json.dump([asdict(result) for result in results], sys.stdout)
+
+
 def serve() -> None:
     """The process: a request on standard input, the results on standard output."""
-    request = json.load(sys.stdin)
-    library, rules = ctypes.CDLL(request["library"]), Rules(**request["rules"])
-    races = [[Contender(c["symbol"], c["tasks"], tuple(map(tuple, c["operands"]))) for c in contenders] for contenders in request["races"]]
-    memory = Memory.for_contenders([contender for contenders in races for contender in contenders], request["rotated"])
+    request = Request.read()
+    library = ctypes.CDLL(request.library)
+    memory = Memory.for_contenders([contender for contenders in request.races for contender in contenders], request.rotated)
     results = []
-    for contenders in races:
+    for contenders in request.races:
         runners = [Runner(getattr(library, contender.symbol), memory.calls(contender)) for contender in contenders]
-        results.append(race(len(runners), lambda number, runners=runners: runners[number].turn(), rules))  # type: ignore[misc]
-    json.dump([asdict(result) for result in results], sys.stdout)
+        results.append(race(len(runners), lambda number, runners=runners: runners[number].turn(), request.rules))  # type: ignore[misc]
+    answer(results)
 
 
 @dataclass(frozen=True)
@@ -88,7 +123,7 @@ class Memory:
         def block(size: int) -> Array:
             return rng.integers(0, 256, size + READ_SLACK + _ALIGNMENT, dtype=np.uint8)
 
-        constants = max(sum(_room(size) for size, constant in contender.operands if constant) for contender in contenders)
+        constants = max(constant_room(contender) for contender in contenders)
         positions = max(len(contender.operands) for contender in contenders)
         others = [max((c.operands[place][0] for c in contenders if place < len(c.operands) and not c.operands[place][1]), default=0)
                   for place in range(positions)]
@@ -97,7 +132,7 @@ class Memory:
 
     def calls(self, contender: Contender) -> list[tuple[Any, ...]]:
         """Arguments of one call per copy of the constants."""
-        step = sum(_room(size) for size, constant in contender.operands if constant)
+        step = constant_room(contender)
         copies = min(MOST_COPIES, self.constants.size // max(1, step) or 1)
         return [self._arguments(contender, copy * step) for copy in range(copies)]
 
@@ -106,13 +141,19 @@ class Memory:
         for number, (size, constant) in enumerate(contender.operands):
             if constant:
                 pointers.append(_aligned(self.constants) + position)
-                position += _room(size)
+                position += room(size)
             else:
                 pointers.append(_aligned(self.others[number]) + number * _STAGGER)
         return (*map(ctypes.c_void_p, pointers), ctypes.c_int32(0), ctypes.c_int32(contender.tasks))
 
 
-def _room(size: int) -> int:
+def constant_room(contender: Contender) -> int:
+    """Bytes of one copy of a contender's constants, each aligned."""
+    return sum(room(size) for size, constant in contender.operands if constant)
+
+
+def room(size: int) -> int:
+    """Bytes that an aligned constant takes."""
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 

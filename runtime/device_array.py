@@ -120,6 +120,18 @@ class Driver:
             found.append(10 * major.value + minor.value)
         return found
 
+    def name(self, device: int) -> str:
+        """What the driver calls a GPU."""
+        text = ctypes.create_string_buffer(100)
+        self.call("cuDeviceGetName", text, 100, device)
+        return text.value.decode()
+
+    def version(self) -> int:
+        """Of CUDA, that the driver is made for: 1000 times the major version and ten times the minor."""
+        found = ctypes.c_int()
+        self.call("cuDriverGetVersion", ctypes.byref(found))
+        return found.value
+
     @contextmanager
     def on(self, device: int) -> Iterator[None]:
         """Work in the primary context of a GPU."""

@@ -8,6 +8,7 @@ the last are zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple
@@ -19,8 +20,8 @@ from qcc.codegen.cpu.requantization import Requantization, is_bytes
 from qcc.codegen.cuda.epilogue import PARAMETERS, Epilogue, epilogue_of, parameters
 from qcc.codegen.cuda.launch import Launch
 from qcc.codegen.cuda.packing import pack_fragments, pack_narrow_fragments, pack_nibbles, pack_numbers, padded
-from qcc.codegen.cuda.tiles import STEP_BYTES, Tile, Work, choose, device_of, resident_blocks, results_bytes, shared_bytes
-from qcc.codegen.kernel import View
+from qcc.codegen.cuda.tiles import STEP_BYTES, Tile, Work, choose, device_of, ranked, resident_blocks, results_bytes, shared_bytes
+from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
 from qcc.errors import CodegenError
 from qcc.ir.types import I8, I32, U8, Array
@@ -123,6 +124,11 @@ class DenseKernel:
         return (self.steps + 1) * STEP_BYTES // self.pieces.source
 
     @property
+    def tables(self) -> dict[int, Array]:
+        """Constants that depend on nothing but the kernel, by position: where pieces lie."""
+        return {1 if self.residual is None else 2: window_offsets(self)} if self.gathers else {}
+
+    @property
     def numbers(self) -> int:
         """Constants per channel: bias and multiplier."""
         return 1 if self.epilogue is None else 2
@@ -181,7 +187,7 @@ def alignment(view: View, offset: int, groups: int) -> int:
 def plan_dense(
     source: View, weights: Array, bias: Array, strides: tuple[int, int], dilations: tuple[int, int], groups: int, output: View,
     requantization: Requantization | None, residual: View | None, target: Target, offsets: tuple[int, int, int] = (0, 0, 0),
-    weight_bits: int = 8, tile: Tile | None = None,
+    weight_bits: int = 8, tuned: Callable[[DenseKernel], DenseKernel] = unchanged,
 ) -> tuple[DenseKernel, tuple[Array, ...]]:
     """The kernel of a layer and its constants, in the order of its operands.
 
@@ -193,7 +199,7 @@ def plan_dense(
         residual: u8 view of the output's shape, added by the requantization.
         offsets: elements from an address of the arena to the source, the residual and the output.
         weight_bits: of the weights' type; those of at most 4 bits are stored two per byte.
-        tile: replaces the cost model's choice.
+        tuned: puts another tile into the planned kernel.
 
     Raises:
         CodegenError: shapes, types or strides that the family does not cover.
@@ -209,14 +215,27 @@ def plan_dense(
                       for view, offset, width in zip(views, offsets, (bits.source, bits.residual, bits.output), strict=True)))
     window = (weights.shape[1], weights.shape[2])
     kernel = DenseKernel(source.stored, output.stored, views[1], window, strides, dilations, groups, epilogue, bits, pieces, _ANY_TILE)
-    kernel = replace(kernel, tile=tile or choose(kernel.work, target))
-    kernel = replace(kernel, resident=resident_blocks(kernel.tile, kernel.shared_bytes, kernel.work, device_of(target)))
+    kernel = tuned(with_tile(kernel, choose(kernel.work, target), target))
     pack = PACKS[bits.source, bits.weights]      # a source shares bytes only where the weights do (rules.is_narrow)
     columns = [bias] if requantization is None else [bias, np.broadcast_to(requantization.multiplier, bias.shape)]
     flat = weights.reshape(groups, weights.shape[0] // groups, -1)
     constants = [pack(flat, kernel.tile.columns), pack_numbers(columns, groups, kernel.tile.columns)]
-    table = [window_offsets(kernel)] if kernel.gathers else []
-    return kernel, (*table, *constants, *([parameters(requantization)] if requantization is not None else []))
+    return kernel, (*kernel.tables.values(), *constants, *([parameters(requantization)] if requantization is not None else []))
+
+
+def with_tile(kernel: DenseKernel, tile: Tile, target: Target) -> DenseKernel:
+    """The layer with another tile, and with as many resident blocks as it should have then."""
+    kernel = replace(kernel, tile=tile)
+    return replace(kernel, resident=resident_blocks(tile, kernel.shared_bytes, kernel.work, device_of(target)))
+
+
+def alternatives(kernel: DenseKernel, target: Target) -> list[DenseKernel]:
+    """The layer with every tile, and with one resident block less (more registers for a thread), by the model's cycles."""
+    found = []
+    for tile in ranked(kernel.work, target):
+        planned = with_tile(kernel, tile, target)
+        found += [planned] + ([replace(planned, resident=planned.resident - 1)] if planned.resident > 1 else [])
+    return found
 
 
 def takes_narrow(weights: Array, bits: int) -> bool:

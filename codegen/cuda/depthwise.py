@@ -7,7 +7,8 @@ place in the register. Tails are covered by outputs that are computed twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -21,7 +22,7 @@ from qcc.codegen.cuda.epilogue import PARAMETERS, Epilogue, epilogue_of, paramet
 from qcc.codegen.cuda.launch import Launch
 from qcc.codegen.cuda.packing import ceil_to, pack_numbers, padded
 from qcc.codegen.cuda.tiles import device_of
-from qcc.codegen.kernel import View
+from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.target import Target
 from qcc.errors import CodegenError
 from qcc.ir.types import I8, I32, Array
@@ -147,16 +148,35 @@ def _outputs_per_thread(kernel_window: tuple[int, int], strides: tuple[int, int]
                         target: Target) -> tuple[int, int]:
     """Rows and columns: columns for few instructions, rows that share weights as long as there are threads enough."""
     images, rows, columns, channels = output.shape
-    fitting = [n for n in _COLUMNS if n <= columns and (n == 1 or dilations[1] == 1)]
-    best = min(fitting, key=lambda n: _work(kernel_window[1], strides[1], n))
+    best = min(_fitting(columns, dilations), key=lambda n: _work(kernel_window[1], strides[1], n))
     threads = images * rows * -(-columns // best) * -(-channels // WORD)
     enough = device_of(target).processors * _BUSY
     return next(n for n in _ROWS if n == 1 or (n <= rows and threads // n >= enough)), best
 
 
+def _fitting(columns: int, dilations: tuple[int, int]) -> list[int]:
+    """Outputs of a row that a thread may compute: several share pixels only where those lie side by side."""
+    return [n for n in _COLUMNS if n <= columns and (n == 1 or dilations[1] == 1)]
+
+
+def alternatives(kernel: DepthwiseKernel, target: Target) -> list[DepthwiseKernel]:
+    """The layer with every number of outputs per thread, those of few instructions and enough threads first."""
+    enough = device_of(target).processors * _BUSY
+    _, rows, columns, _ = kernel.output.shape
+    kernels = [replace(kernel, rows=count, columns=width) for width in _fitting(columns, kernel.dilations)
+               for count in _ROWS if count <= rows]
+
+    def time(choice: DepthwiseKernel) -> tuple[float, int, int]:
+        work = _work(choice.window[1], choice.strides[1], choice.columns)
+        return work * max(1.0, enough / prod(choice.extents)), -choice.rows, -choice.columns
+
+    return sorted(kernels, key=time)
+
+
 def plan_depthwise(
     source: View, weights: Array, bias: Array, strides: tuple[int, int], dilations: tuple[int, int], output: View,
     requantization: Requantization | None, residual: View | None, target: Target, offsets: tuple[int, int, int] = (0, 0, 0),
+    tuned: Callable[[DepthwiseKernel], DepthwiseKernel] = unchanged,
 ) -> tuple[DepthwiseKernel, tuple[Array, ...]]:
     """The kernel of a layer and its constants, in the order of its operands.
 
@@ -167,6 +187,7 @@ def plan_depthwise(
         output: (N, OH, OW, C) with channel stride 1: u8 when requantized, else i32.
         residual: u8 view of the output's shape, added by the requantization.
         offsets: elements from an address of the arena to the source, the residual and the output.
+        tuned: puts other outputs per thread into the planned kernel.
 
     Raises:
         CodegenError: shapes, types or strides that the family does not cover.
@@ -177,8 +198,8 @@ def plan_depthwise(
     window = (weights.shape[1], weights.shape[2])
     views = [(source, offsets[0]), (output, offsets[2])] + ([(residual, offsets[1])] if residual is not None else [])
     aligned = all(alignment(view, offset, 1) >= WORD for view, offset in views)
-    kernel = DepthwiseKernel(source, output, residual, window, strides, dilations, epilogue,
-                             *_outputs_per_thread(window, strides, dilations, output, target), aligned)
+    kernel = tuned(DepthwiseKernel(source, output, residual, window, strides, dilations, epilogue,
+                                   *_outputs_per_thread(window, strides, dilations, output, target), aligned))
     columns = [bias] if requantization is None else [bias, np.broadcast_to(requantization.multiplier, bias.shape)]
     last = () if requantization is None else (parameters(requantization),)
     return kernel, (pack_taps(weights[..., 0], kernel.taps), pack_numbers(columns, 1, WORD), *last)

@@ -7,8 +7,8 @@ large, and the sums are divided when they are complete.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from qcc.codegen.cuda.loader import pixel
 from qcc.codegen.cuda.packing import ceil_to, pack_numbers, padded
 from qcc.codegen.cuda.tiles import device_of
 from qcc.codegen.emit import Memory, cast
-from qcc.codegen.kernel import View
+from qcc.codegen.kernel import View, unchanged
 from qcc.ir.types import I8, I32, U8, Array
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 WARPS = 8
 MOST_ROWS = 4
+_CHANNELS = (4, 2, 1)
 MOST_SHARED = 40 << 10
 _PIECE = 512            # bytes that the lanes of a warp read at once
 _UPPER = 0xF0F0F0F0
@@ -214,7 +215,7 @@ def is_gemv(source: View, weights: Array, groups: int, strides: tuple[int, int],
 
 def plan_gemv(
     source: View, weights: Array, bias: Array, output: View, requantization: Requantization | None, residual: View | None, target: Target,
-    weight_bits: int = 8,
+    weight_bits: int = 8, tuned: Callable[[GemvKernel], GemvKernel] = unchanged,
 ) -> tuple[GemvKernel, tuple[Array, ...]]:
     """The kernel of a layer that `is_gemv`, and its constants, in the order of its operands.
 
@@ -225,16 +226,26 @@ def plan_gemv(
         output: (N, H, W, OC) with channel stride 1: u8 when requantized, else i32.
         residual: u8 view of the output's shape, added by the requantization.
         weight_bits: of the weights' type; those of at most 4 bits are stored two per byte.
+        tuned: puts another number of channels into the planned kernel.
     """
     lowest, highest = accumulator_bounds(weights, bias, 0, 255)
     epilogue = None if requantization is None else epilogue_of(requantization, np.maximum(np.abs(lowest), np.abs(highest)))
     stored, outputs = (4 if takes_narrow(weights, weight_bits) else 8), weights.shape[0]
-    enough = device_of(target).processors * WARPS
-    channels = next(n for n in (4, 2, 1) if n == 1 or outputs // n >= enough)
-    kernel = GemvKernel(source.stored, output, residual, epilogue, 4 if source.packed else 8, stored, channels)
+    kernel = tuned(GemvKernel(source.stored, output, residual, epilogue, 4 if source.packed else 8, stored, _channels(outputs, target)[0]))
     columns = [bias] if requantization is None else [bias, np.broadcast_to(requantization.multiplier, bias.shape)]
     last = () if requantization is None else (parameters(requantization),)
-    return kernel, (pack_rows(weights.reshape(outputs, -1), kernel), pack_numbers(columns, 1, WARPS * channels), *last)
+    return kernel, (pack_rows(weights.reshape(outputs, -1), kernel), pack_numbers(columns, 1, WARPS * kernel.channels), *last)
+
+
+def _channels(outputs: int, target: Target) -> list[int]:
+    """Channels of a warp: as many as leave every multiprocessor a block, then the others."""
+    enough = device_of(target).processors * WARPS
+    return sorted(_CHANNELS, key=lambda n: (n > 1 and outputs // n < enough, -n))
+
+
+def alternatives(kernel: GemvKernel, target: Target) -> list[GemvKernel]:
+    """The product with every number of channels of a warp, likely fast ones first."""
+    return [replace(kernel, channels=count) for count in _channels(kernel.output.shape[3], target)]
 
 
 def pack_rows(weights: Array, kernel: GemvKernel) -> Array:

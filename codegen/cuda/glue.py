@@ -8,7 +8,7 @@ from typing import cast
 
 from qcc.codegen import glue
 from qcc.codegen.cuda import header
-from qcc.codegen.cuda.launch import CudaKernel, Launch
+from qcc.codegen.cuda.launch import CudaKernel
 from qcc.codegen.glue import Source
 from qcc.codegen.golden import Golden, checksum
 from qcc.codegen.header import quoted
@@ -17,10 +17,6 @@ from qcc.codegen.target import Target
 
 # enum qcc_cuda_space
 _SPACES = {space: f"QCC_CUDA_{space.name}" for space in Space}
-
-
-def launch_of(kernel: object) -> Launch:
-    return cast(CudaKernel, kernel).launch
 
 
 def _table(declaration: str, rows: Sequence[str], empty: str) -> str:
@@ -37,7 +33,7 @@ def _images(program: Program, target: Target) -> list[tuple[str, int, bool]]:
 def _kernels(program: Program) -> str:
     rows = []
     for kernel, symbol in program.kernels.items():
-        launch = launch_of(kernel)
+        launch = cast(CudaKernel, kernel).launch
         grid, block = (", ".join(map(str, extents)) for extents in (launch.grid, launch.block))
         rows.append(f"{{{quoted(symbol)}, {{{grid}}}, {{{block}}}, {launch.shared_bytes}u}}")
     return _table("qcc_cuda_kernel kernels", rows, "{NULL, {1, 1, 1}, {1, 1, 1}, 0}")

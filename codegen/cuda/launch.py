@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from qcc.codegen.kernel import Kernel
 from qcc.errors import CodegenError
@@ -33,11 +33,17 @@ class Launch:
             raise CodegenError(f"{self}: expected at most {_MOST_BLOCKS} blocks")
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """Extents of the grid, those of a block, and bytes of shared memory."""
+        return (*self.grid, *self.block, self.shared_bytes)
+
+    @property
     def threads(self) -> int:
         """Threads of one block."""
         return prod(self.block)
 
 
+@runtime_checkable
 class CudaKernel(Kernel, Protocol):
     """A kernel for a GPU: one launch does all of its `tasks`."""
 

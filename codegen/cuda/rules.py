@@ -60,11 +60,11 @@ def plan_linear(site: Site) -> list[Call]:
     bits = site.graph.types[node.inputs[1]].dtype.bits
     kernel: Kernel
     if shared.is_depthwise(site.graph, site.group):
-        kernel, constants = plan_depthwise(*form, *after)
+        kernel, constants = plan_depthwise(*form, *after, tuned=site.tuned)
     elif is_gemv(form[0], weights, op.groups, op.strides, after[0], after[2]):
-        kernel, constants = plan_gemv(form[0], weights, bias, after[0], after[1], after[2], site.target, bits)
+        kernel, constants = plan_gemv(form[0], weights, bias, after[0], after[1], after[2], site.target, bits, site.tuned)
     else:
-        kernel, constants = plan_dense(*form, op.groups, *after, bits)
+        kernel, constants = plan_dense(*form, op.groups, *after, bits, site.tuned)
     return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
 
 

@@ -20,7 +20,7 @@ from qcc.errors import CodegenError
 
 GENERATIONS = (0, 80, 90)      # of GPUs: without cp.async, with it, without products of 4-bit operands
 _DEVICE_KERNEL = 2      # tvm::CallingConv::kDeviceKernelLaunch
-_HEADER = Path(__file__).resolve().parent.parent.parent / "runtime" / "csrc" / "qcc_device.cuh"
+DEVICE_HEADER = Path(__file__).resolve().parent.parent.parent / "runtime" / "csrc" / "qcc_device.cuh"
 _ROLLED = re.compile(rf"^( *)for \(int {ROLLED}", re.MULTILINE)
 _BOUNDS = re.compile(r"__launch_bounds__\((\d+)\)")
 _KERNEL = re.compile(r'^extern "C" __global__ void (?:__launch_bounds__\(\d+(?:, *\d+)?\) )?(\w+)\([^)]*\)( \{|;)$', re.MULTILINE)
@@ -89,4 +89,4 @@ def _without_preamble(text: str, symbols: Sequence[str]) -> str:
 
 def library_text(sources: Sequence[str]) -> str:
     """One translation unit of the kernels of a library. It includes nothing, so that it can be compiled where only it is."""
-    return "\n".join([_HEADER.read_text(encoding="ascii"), *sources])
+    return "\n".join([DEVICE_HEADER.read_text(encoding="ascii"), *sources])

@@ -6,7 +6,7 @@ step. Its numbers are those of the vendor's architecture papers (dense rates, bo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from qcc.codegen.target import Target
@@ -152,3 +152,10 @@ def choose(work: Work, target: Target) -> Tile:
     """The tile that the model likes best."""
     device = device_of(target)
     return min(device.tiles, key=lambda tile: (cycles(work, tile, device), tile))
+
+
+def ranked(work: Work, target: Target) -> list[Tile]:
+    """All tiles that tuning may choose, with every depth of the pipeline up to the usual one, the model's favourites first."""
+    device = device_of(target)
+    every = [replace(tile, stages=stages) for tile in device.tiles for stages in range(2, tile.stages + 1)]
+    return sorted(every, key=lambda tile: (cycles(work, tile, device), tile))

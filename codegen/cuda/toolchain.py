@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +27,7 @@ from qcc.errors import CodegenError
 
 # Products of floats are rounded before they are added to anything, as the interpreter does.
 _OPTIONS = ("--std=c++17", "--fmad=false")
-_WORKERS = 8
+WORKERS = min(8, os.cpu_count() or 1)
 
 Progress = Callable[[int, int], None]
 
@@ -116,19 +117,20 @@ def compile_images(text: str, target: Target, directory: Path, progress: Progres
     Raises:
         CodegenError: there is no compiler, or it failed.
     """
-    compiler = find_compiler()
     (directory / "kernels.cu").write_text(text, encoding="ascii")
     wanted = architectures(target)
     results = [directory / f"kernels.{name}" for name in wanted]
 
-    def build(architecture: str, result: Path) -> None:
-        execute(compiler.command("kernels.cu", architecture, result.name), directory, f"compiling the kernels for {architecture}")
-
-    with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
-        for done, _ in enumerate(pool.map(build, wanted, results), 1):
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for done, _ in enumerate(pool.map(partial(compile_image, "kernels.cu"), wanted, results), 1):
             if progress is not None:
                 progress(done, len(wanted))
     return results
+
+
+def compile_image(source: str, architecture: str, result: Path) -> None:
+    """Compile a file of the result's folder for one architecture; see `compile_images`."""
+    execute(find_compiler().command(source, architecture, result.name), result.parent, f"compiling the kernels for {architecture}")
 
 
 def buildable(target: Target) -> Target:

@@ -43,6 +43,7 @@ def command(path: Path, **options: Any) -> None:
     from qcc.codegen.floats import make_islands
     from qcc.codegen.harness import write_harness
     from qcc.codegen.profiling import measured
+    from qcc.codegen.tune import why_not
     from qcc.codegen.tuning_cache import Cache
     from qcc.codegen.worker import KernelCompiler
     from qcc.mixed.costs import Plans
@@ -51,8 +52,11 @@ def command(path: Path, **options: Any) -> None:
     if (options["output"] is None) == (options["harness"] is None):
         raise UsageError("expected one of -o FILE, to measure here, and --harness FOLDER, to measure on another device")
     graph, target = integer_graph(path, options)
-    if options["harness"] is None or target.is_gpu or target.variants:
-        refuse_foreign(target)
+    if options["harness"] is not None and (target.is_gpu or target.variants):
+        raise UsageError(f"--harness writes programs for one kind of CPU, and {target.name} is none")
+    if options["harness"] is None and (obstacle := why_not(target)):
+        raise UsageError(f"kernels are measured, but {obstacle}; profile on a machine that can run them, for a CPU with a program that "
+                         "--harness FOLDER writes here, and give the profile to 'qcc compile --profile'")
     with Progress(options["quiet"]) as progress, KernelCompiler(target) as kernels:
         plans = Plans.of(graph, target, make_islands(graph, kernels, export_node))
         steps = plans.steps
@@ -95,16 +99,3 @@ def integer_graph(path: Path, options: dict[str, Any]) -> tuple[Graph, Target]:
     placement = place(graph)
     quantized = encode(graph, placement, {name: Range(-1.0, 1.0) for name in placement.encoded}, Precision())
     return to_integer(quantized, placement, False), find_target(options["target"])
-
-
-def refuse_foreign(target: Target) -> None:
-    """Raises UsageError if this machine cannot run the target's kernels."""
-    from qcc.codegen.target import host_features
-
-    if target.is_gpu or target.variants:
-        what = "kernels of GPUs are not profiled" if target.is_gpu else f"profile one of {', '.join(target.variants)}"
-        raise UsageError(f"target {target.name} cannot be measured: {what}")
-    missing = sorted(set(target.features) - host_features())
-    if missing:
-        raise UsageError(f"target {target.name} cannot be measured here: this CPU lacks {', '.join(missing)}; write a program for the "
-                         "device with --harness FOLDER, run it there, and give its output to 'qcc compile --profile'")

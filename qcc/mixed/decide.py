@@ -11,7 +11,7 @@ from typing import Any
 from qcc import mixed
 from qcc.codegen.floats import make_islands
 from qcc.codegen.profiling import Profile, estimated, load_profile, measured
-from qcc.codegen.target import host_features
+from qcc.codegen.tune import why_not
 from qcc.codegen.tuning_cache import Cache, default_folder
 from qcc.codegen.worker import KernelCompiler
 from qcc.errors import DataError, UsageError
@@ -154,8 +154,7 @@ def profile_for(goal: Goal, plans: Plans, kernels: KernelCompiler, progress: Pro
     target = kernels.target
     if goal.profile is not None:
         return load_profile(goal.profile, target)
-    measurable = not target.is_gpu and not target.variants and host_features().issuperset(target.features)
-    if "latency" in goal.costs and measurable:
+    if "latency" in goal.costs and not why_not(target):
         return measured(plans.steps, kernels, Cache.here(target), progress, plans.constants)
     return estimated(plans.steps, target.parts[0])
 

@@ -19,6 +19,7 @@ from qcc.recipe import Recipe
 from tests.cuda.fake import VARIABLES, FakeDriver, build_driver
 
 SHAPE = (2, 3, 9, 9)
+SETTINGS = ("SM", "COUNT", "MEMORY", "FAIL", "ORDER", "TIMES")
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +39,10 @@ def loaded_driver(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
 @pytest.fixture
 def driver(loaded_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     """The driver; whoever uses it must give everything back."""
-    for name in ("SM", "COUNT", "MEMORY", "FAIL", "ORDER"):
+    for name in SETTINGS:
         monkeypatch.delenv(f"{VARIABLES}{name}", raising=False)
     yield loaded_driver
-    for name in ("SM", "COUNT", "MEMORY", "FAIL", "ORDER"):
+    for name in SETTINGS:
         monkeypatch.delenv(f"{VARIABLES}{name}", raising=False)
     failure = loaded_driver.recover()
     assert not failure, failure

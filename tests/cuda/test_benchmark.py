@@ -86,8 +86,9 @@ def test_what_is_measured_on_a_gpu_runs(bundle: Path, driver: FakeDriver, monkey
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setenv("QCC_FAKE_CUDA_KERNELS", ":".join(map(str, driver.kernels)))
     import cuda
-    from cuda_device import Gpu, measure_peak
+    from cuda_device import measure_peak
 
+    from qcc.runtime.device import Gpu
     from qcc.runtime.gpu import GpuModule
 
     gpu: Any = Gpu()

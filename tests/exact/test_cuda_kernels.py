@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,22 +13,29 @@ import pytest
 from qcc.codegen.cuda.dense import DenseKernel, plan_dense
 from qcc.codegen.cuda.depthwise import plan_depthwise
 from qcc.codegen.cuda.gemv import is_gemv, plan_gemv
-from qcc.codegen.cuda.tiles import DEVICES
 from qcc.codegen.target import find_target
+from qcc.codegen.tuning import alternatives
 from qcc.ir.types import U4, U8, Array
 from tests.cuda.harness import compile_kernels
 from tests.exact import test_depthwise as depthwise
 from tests.exact.test_dense import CASES, Case, Layer, layer
 
 
+def other_choice(target: str, number: int) -> Callable[[Any], Any]:
+    """Of all that tuning may choose, every other time another one, whether it is a good one or not."""
+    def chosen(kernel: Any) -> Any:
+        found = alternatives(kernel, find_target(target))
+        return found[7 * number % len(found)] if number % 2 else kernel
+
+    return chosen
+
+
 def planned(item: Layer, target: str, bits: int, number: int) -> tuple[DenseKernel, tuple[Array, ...]]:
-    """Every other layer with a tile from the table, whether it is a good one or not."""
     case, (source, output) = item.case, item.views
     residual = replace(output, dtype=U8) if case.residual else None
-    tiles = DEVICES[find_target(target).sms[0]].tiles
     return plan_dense(
         source, item.weights, item.bias, case.strides, case.dilations, case.groups, output, item.requantization, residual,
-        find_target(target), weight_bits=bits, tile=tiles[number % len(tiles)] if number % 2 else None)
+        find_target(target), weight_bits=bits, tuned=other_choice(target, number))
 
 
 def check(items: list[Layer], target: str, bits: int, folder: Path) -> None:
@@ -70,7 +79,7 @@ def shares_bytes(case: Case) -> bool:
 @pytest.mark.parametrize(("target", "instruction"), [("cuda:sm_80", "m16n8k64_u4s4"), ("cuda:sm_90", "m16n8k32_u8s8")])
 def test_products_of_four_bits(target: str, instruction: str, tmp_path: Path) -> None:
     """Sources, residuals and results that share bytes, or do not; GPUs without products of 4-bit operands compute the same."""
-    plans, tiles = [], DEVICES[find_target(target).sms[0]].tiles
+    plans = []
     cases = [case for case in CASES if shares_bytes(case)][:: 1 if target == "cuda:sm_80" else 2]
     for number, case in enumerate(cases):
         gaps = tuple(tuple(2 * gap for gap in gaps) for gaps in case.gaps)
@@ -85,7 +94,7 @@ def test_products_of_four_bits(target: str, instruction: str, tmp_path: Path) ->
             source, item.weights, item.bias, case.strides, case.dilations, case.groups,
             replace(output, dtype=U4, packed=True) if last else output, item.requantization,
             None if residual is None else replace(output, dtype=U4, packed=added), find_target(target), weight_bits=4,
-            tile=tiles[number % len(tiles)] if number % 2 else None)
+            tuned=other_choice(target, number))
         extra = () if residual is None else (paired(residual) if added else residual,)
         wanted = item.evaluate()
         plans.append((kernel, (paired(item.source), *extra, *constants), paired(wanted) if last else wanted))
@@ -103,8 +112,9 @@ def test_depthwise_layers(tmp_path: Path) -> None:
         case, (source, output) = item.case, item.views
         residual = replace(output, dtype=U8) if case.residual else None
         kernel, constants = plan_depthwise(
-            source, item.weights, item.bias, case.strides, case.dilations, output, item.requantization, residual, target)
-        plans.append((replace(kernel, rows=min(4, output.shape[1])) if number % 3 == 0 else kernel, constants))
+            source, item.weights, item.bias, case.strides, case.dilations, output, item.requantization, residual, target,
+            tuned=other_choice(target.name, number))
+        plans.append((kernel, constants))
     compiled = compile_kernels([kernel for kernel, _ in plans], target, tmp_path)
     for item, (kernel, constants) in zip(items, plans, strict=True):
         residual_values = () if item.residual is None else (item.residual,)
@@ -128,7 +138,9 @@ def test_products_of_few_rows(source_bits: int, weight_bits: int, tmp_path: Path
             item, source = replace(item, source=item.source & 15), replace(source, dtype=U4, packed=True)
         residual = replace(output, dtype=U8) if case.residual else None
         assert is_gemv(source, item.weights, 1, (1, 1), output, residual)
-        plans.append((item, *plan_gemv(source, item.weights, item.bias, output, item.requantization, residual, target, weight_bits)))
+        choice = other_choice(target.name, number)
+        form = (source, item.weights, item.bias, output, item.requantization, residual)
+        plans.append((item, *plan_gemv(*form, target, weight_bits, choice)))
     compiled = compile_kernels([kernel for _, kernel, _ in plans], target, tmp_path)
     for item, kernel, constants in plans:
         extra = () if item.residual is None else (item.residual,)

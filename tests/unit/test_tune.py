@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,12 @@ import pytest
 from qcc.codegen import tune
 from qcc.codegen.cpu.move import CopyKernel
 from qcc.codegen.cpu.tile import Tile
+from qcc.codegen.cuda.dense import plan_dense
+from qcc.codegen.cuda.depthwise import plan_depthwise
+from qcc.codegen.cuda.gemv import plan_gemv
 from qcc.codegen.kernel import View
-from qcc.codegen.target import TARGETS
+from qcc.codegen.profiling import subject
+from qcc.codegen.target import GPU_TARGETS, TARGETS
 from qcc.codegen.tune import EFFORTS, Tuner, shortlist
 from qcc.codegen.tuning import Tuning, alternatives, choice_of, load_tuning, workload
 from qcc.codegen.tuning_cache import Cache
@@ -23,7 +28,7 @@ from qcc.codegen.tuning_race import Rules, race
 from qcc.codegen.x86.dense import DenseKernel
 from qcc.codegen.x86.depthwise import DepthwiseKernel
 from qcc.errors import UsageError
-from qcc.ir.types import I32, U8
+from qcc.ir.types import I32, U8, Array
 
 TARGET = TARGETS["x86-64-avx512vnni"]
 CHOICE = ((1, 2, 3),)
@@ -37,6 +42,25 @@ def dense(width: int = 9, tile: Tile = Tile(1, 9, 2)) -> DenseKernel:  # noqa: B
 def depthwise(stride: int = 1) -> DepthwiseKernel:
     source, output = View.contiguous(U8, (1, 12, 12, 24)), View.contiguous(I32, (1, 10, 10, 24))
     return DepthwiseKernel(source, output, None, (3, 3), (stride, stride), (1, 1), None, 16, 2, 1)
+
+
+GPU = GPU_TARGETS["cuda:sm_80"]
+
+
+def gpu_kernels() -> list[Any]:
+    """A dense layer, a depthwise one, and a product of one row."""
+    rng = np.random.default_rng(1)
+
+    def weights(*shape: int) -> Array:
+        return rng.integers(-127, 128, shape).astype(np.int8)
+
+    source, output = View.contiguous(U8, (1, 9, 9, 64)), View.contiguous(I32, (1, 7, 7, 96))
+    bias = np.zeros(96, np.int32)
+    deep = plan_dense(source, weights(96, 3, 3, 64), bias, (1, 1), (1, 1), 1, output, None, None, GPU)
+    wide = replace(source, shape=(1, 9, 9, 32), strides=(81 * 32, 9 * 32, 32, 1))
+    flat = plan_depthwise(wide, weights(32, 3, 3, 1), bias[:32], (1, 1), (1, 1), View.contiguous(I32, (1, 7, 7, 32)), None, None, GPU)
+    row, column = View.contiguous(U8, (1, 1, 1, 64)), View.contiguous(I32, (1, 1, 1, 96))
+    return [deep[0], flat[0], plan_gemv(row, weights(96, 1, 1, 64), bias, column, None, None, GPU)[0]]
 
 
 class Clock:
@@ -103,6 +127,21 @@ def test_alternatives_are_distinct_kernels_of_one_workload(kernel: DenseKernel |
     assert kernel in found
     assert len(set(found)) == len(found) > 1
     assert {workload(other) for other in found} == {workload(kernel)}
+
+
+@pytest.mark.parametrize("kernel", gpu_kernels(), ids=lambda kernel: type(kernel).__name__)
+def test_choices_on_gpus(kernel: Any) -> None:
+    """The planned kernel is one of the alternatives, which are one workload; records and lists of candidates know their choices."""
+    found = alternatives(kernel, GPU)
+    assert kernel in found
+    assert len(set(found)) == len({choice_of(other) for other in found}) == len(found) > 2
+    assert {workload(other) for other in found} == {workload(kernel)}
+    assert all(Tuning(GPU, "full", {workload(kernel): choice_of(other)}).apply(kernel) == other for other in found)
+    quick, full = (shortlist(kernel, GPU, EFFORTS[level]) for level in ("quick", "full"))
+    assert quick[0] == full[0] == kernel
+    assert len(set(quick)) == len(quick) == min(6, len(found))
+    assert len(set(full)) == len(full) >= len(quick)
+    assert subject(kernel) == subject(found[-1])
 
 
 def test_folds_need_pixels_side_by_side() -> None:

@@ -1,7 +1,8 @@
 /* A libcuda.so.1 without a GPU: the entry points that qcc's libraries use, over main memory; kernels run as host code (launch.h).
  *
  * The environment configures it: QCC_FAKE_CUDA_KERNELS (libraries with the kernels), _SM (compute capability), _COUNT (GPUs), _MEMORY
- * (bytes that can be allocated), _ORDER (1: threads in descending order), _FAIL ("cuFunction=ERROR": that function fails).
+ * (bytes that can be allocated), _ORDER (1: threads in descending order), _FAIL ("cuFunction=ERROR": that function fails), _TIMES
+ * ("kernel=MICROSECONDS,...": what events say that runs of kernels took, those that are not named the last; instead of real time).
  * What a stream is given is done when the stream is waited for, and not before: a missing wait shows.
  */
 #include "fake_state.h"

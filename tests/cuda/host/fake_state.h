@@ -88,7 +88,23 @@ inline thread_local std::vector<void *> current;
 inline int sm() { return int(setting("QCC_FAKE_CUDA_SM", 80)); }
 inline int most_shared() { return sm() == 75 ? 64 * 1024 : sm() == 80 ? 163 * 1024 : sm() == 90 ? 227 * 1024 : 99 * 1024; }
 
+/* How long runs took so far, where times are made up. */
+inline double made_up_time = 0;
+
+inline double microseconds_of(const char *kernel) {
+    const char *text = getenv("QCC_FAKE_CUDA_TIMES");
+    double found = 0;
+    while (text != nullptr && *text != '\0') {
+        const char *equals = strchr(text, '='), *comma = strchr(text, ',');
+        found = atof(equals + 1);
+        if (strlen(kernel) == size_t(equals - text) && strncmp(kernel, text, size_t(equals - text)) == 0) break;
+        text = comma == nullptr ? nullptr : comma + 1;
+    }
+    return found;
+}
+
 inline double now() {
+    if (getenv("QCC_FAKE_CUDA_TIMES") != nullptr) return made_up_time;
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
@@ -117,6 +133,7 @@ inline void run(const Launch &launch) {
     std::vector<void *> pointers;
     for (uint64_t &value : values) pointers.push_back(&value);
     ++state.launches;
+    made_up_time += microseconds_of(launch.function->library.table[launch.function->number].name) * 1e-3;
     if (launch.function->library.launch(launch.function->number, launch.grid, launch.block, launch.shared, pointers.data(),
                                         int(setting("QCC_FAKE_CUDA_ORDER", 0)), 2, state.kernel_error, sizeof state.kernel_error) != 0)
         state.sticky = ILLEGAL_ADDRESS;
