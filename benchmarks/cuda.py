@@ -1,192 +1,206 @@
 """Checks and times compiled models on an NVIDIA GPU. Needs NumPy, the driver, and a folder of cuda_bundle.py; no TVM, no toolkit.
 
-    python benchmarks/cuda.py bundle                    # everything
-    python benchmarks/cuda.py bundle --only resnet50 --rounds 50 --output results.json
-    python benchmarks/cuda.py bundle --check            # exactness only
+    python benchmarks/cuda.py bundle                                 # everything
+    python benchmarks/cuda.py bundle --minutes 9 --only resnet50     # what fits into nine minutes, the most important first
+    python benchmarks/cuda.py bundle --check                         # exactness only
 
-For every artifact: its golden pair, and every layer's result against the checksum of what the interpreter computes (tolerance 0); the same
-under compute-sanitizer, if that is on the PATH; time of the whole network (CUDA events around launches of its graph, arrays on the
-GPU) and of every layer, its share of the int8 products and of the bytes per second that this GPU reached in the same run. Beside
-it, where PyTorch is installed: the int8 matrix product of torch._int_mm, and networks of torchvision in float16, channels last, compiled.
+In this order: every artifact's golden pair, and every layer's result against the checksum of what the interpreter computes (tolerance 0);
+the int8 products and bytes per second that this GPU reaches, and PyTorch's int8 matrix product; single kernels with several tiles; whole
+networks (CUDA events around launches of their graphs, arrays on the GPU) and their layers; networks of torchvision in float16, channels
+last, as a graph of eager kernels and compiled; compute-sanitizer. What is not installed is left out and said.
+
+Every part runs in a process of its own (cuda_jobs.py) with a time limit. Results are written after each part, so that an interruption,
+a crash or a GPU that hangs costs one part. Exit code 5: something differs; 1: a part failed; 0: neither.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from cuda_device import Peak, measure_peak
-
-from qcc.errors import QccError
-from qcc.runtime import Module
-from qcc.runtime.device import Gpu
-from qcc.runtime.device_array import DeviceArray
-from qcc.runtime.gpu import GpuModule
-from qcc.runtime.manifest import numpy_dtype
-
-Array = npt.NDArray[Any]
+JOBS = Path(__file__).resolve().with_name("cuda_jobs.py")
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-TORCHVISION = {"resnet18": "resnet18", "resnet50": "resnet50", "mobilenet_v2": "mobilenet_v2"}
+TORCH_NETWORKS = ("resnet18", "resnet50", "mobilenet_v2")
+SECONDS = {"device": 60, "check": 120, "peak": 60, "races": 240, "network": 120, "torch": 240, "sanitizer": 240}     # limits of parts
+LEAST = 5      # seconds that must be left to start a part
+Result = dict[str, Any]
 
 
-def checksum(data: bytes) -> int:
-    """The checksum of libraries' golden outputs: 64-bit words times odd numbers, modulo 2**64 (runtime/csrc/qcc_selftest.h)."""
-    words = np.frombuffer(data + bytes(-len(data) % 8), "<u8")
-    return int(np.sum(words * (np.arange(len(words), dtype=np.uint64) * np.uint64(2) + np.uint64(1)), dtype=np.uint64))
+@dataclass(frozen=True)
+class Part:
+    """A job and what it is about; `tool` of compute-sanitizer."""
+
+    job: str
+    name: str = ""
+    tool: str = ""
+
+    @property
+    def label(self) -> str:
+        return " ".join(filter(None, (self.job, self.tool, self.name)))
 
 
-def declared(array: Array, dtype: str, elements: int) -> Array:
-    """A step's result as the graph has it: two values of 4 bits may share a byte, and a copy moves floats as integers."""
-    if 2 * array.size == elements:
-        array = np.stack([array & 15, array >> 4], axis=-1)
-    return array.view(dtype) if array.dtype != dtype and array.dtype.itemsize == np.dtype(dtype).itemsize else array.astype(dtype)
+@dataclass
+class Run:
+    """All results so far, and the file that has them."""
+
+    bundle: Path
+    options: argparse.Namespace
+    end: float
+    found: Result = field(default_factory=lambda: {"parts": {}, "failed": {}, "left_out": []})
+
+    def result(self, part: Part) -> Result:
+        """What a part gave; nothing if it gave nothing."""
+        return dict(self.found["parts"].get(part.label, {}))
+
+    def do(self, part: Part) -> Result:
+        """Run a part, keep what it gave even if it failed, and write everything down."""
+        left = self.end - time.monotonic()
+        if left < LEAST:
+            self.found["left_out"].append(part.label)
+            return {}
+        limit = min(left, SECONDS["sanitizer" if part.tool else part.job] * self.options.patience)
+        result, error = self._sanitize(part, limit) if part.tool else self._job(part, limit)
+        if result:
+            self.found["parts"][part.label] = result
+        if error:
+            self.found["failed"][part.label] = error
+            print(f"FAILED {part.label}: {error}", flush=True)
+        self.write()
+        return result
+
+    def write(self) -> None:
+        """The results, in one step."""
+        path = self.options.output or self.bundle / "results.json"
+        aside = path.with_suffix(".part")
+        aside.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
+        os.replace(aside, path)
+
+    def _command(self, part: Part, job: str) -> list[str]:
+        numbers = ["--rounds", str(self.options.rounds), "--device", str(self.options.device)]
+        return [sys.executable, str(JOBS), job, str(self.bundle), part.name, *numbers]
+
+    def _job(self, part: Part, limit: float) -> tuple[Result, str]:
+        code, out, errors = run(self._command(part, part.job), limit)
+        lines = [line for line in out.splitlines() if line.startswith("{")]
+        return (json.loads(lines[-1]) if lines else {}), _failure(code, errors, limit)
+
+    def _sanitize(self, part: Part, limit: float) -> tuple[Result, str]:
+        """The check of an artifact under compute-sanitizer, which finds nothing, or something."""
+        command = ["compute-sanitizer", "--tool", part.tool, "--error-exitcode", "9", *self._command(part, "check")]
+        code, out, errors = run(command, limit)
+        if code in (0, 9):
+            return {"clean": code == 0, "text": "" if code == 0 else out.strip()[-600:]}, ""
+        return {}, _failure(code, errors or out, limit)
 
 
-def golden_inputs(folder: Path) -> dict[str, Array]:
-    with np.load(folder / "golden.npz") as arrays:
-        return {name.removeprefix("input."): arrays[name] for name in arrays.files if name.startswith("input.")}
+def run(command: Sequence[str], limit: float) -> tuple[int | None, str, str]:
+    """Exit status (none: it was stopped at its limit), and what a program printed, also until then."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, errors="replace", start_new_session=True) as process:
+        try:
+            out, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)      # with what it has started
+            out, errors = process.communicate()
+            return None, out, errors
+    return process.returncode, out, errors
 
 
-def check(module: Module, folder: Path) -> tuple[int, list[str]]:
-    """How many layers were compared, and what is wrong: the golden pair's message, and layers that differ."""
-    wrong = []
-    try:
-        module.selftest()
-    except QccError as error:
-        wrong.append(str(error))
-    rows = {row["step"]: row for row in json.loads(folder.with_name(f"{folder.name}.layers.json").read_text(encoding="utf-8"))}
-    for number, (step, read) in enumerate(module.trace(golden_inputs(folder))):
-        row = rows.get(number)
-        if row is not None:
-            found = declared(read(), row["dtype"], row["elements"])
-            if found.size != row["elements"] or checksum(np.ascontiguousarray(found).tobytes()) != row["checksum"]:
-                wrong.append(f"layer {step.node} differs from the interpreter")
-    return len(rows), wrong
+def _failure(code: int | None, errors: str, limit: float) -> str:
+    if code == 0:
+        return ""
+    if code is None:
+        return f"stopped after {limit:.0f} s"
+    return ("" if code == 1 else f"exit code {code}: ") + errors.strip()[-500:]      # 1: the part says why itself
 
 
-def whole(module: GpuModule, gpu: Gpu, folder: Path, rounds: int) -> float:
-    """Seconds of one run, arrays on the GPU: the median over rounds of runs that follow each other."""
-    inputs = [DeviceArray.of(golden_inputs(folder)[port.name], gpu.device) for port in module.inputs]
-    outputs = [DeviceArray(port.shape, port.numpy, gpu.device) for port in module.outputs]
-    places, stream = ([array.pointer for array in inputs], [array.pointer for array in outputs]), gpu.stream()
-    once = gpu.seconds(stream, lambda: module.start(*places, stream), 10)
-    times = max(1, int(0.02 / once))
-    return median(gpu.seconds(stream, lambda: module.start(*places, stream), times) for _ in range(rounds))
+def measurements(names: Sequence[str], race_folders: Sequence[str]) -> Iterator[Part]:
+    """What follows the checks, the most telling first."""
+    yield Part("peak")
+    yield Part("torch", "products")
+    yield from (Part("races", name) for name in race_folders if not name.startswith(tuple(f"{other}." for other in names)))
+    yield from (Part("network", name) for name in names)
+    networks = dict.fromkeys(found[0] for name in names if (found := re.match(rf"(?:{'|'.join(TORCH_NETWORKS)})_b\d+", name)))
+    yield from (Part("torch", name) for name in networks)
+    yield from (Part("races", name) for name in race_folders if name.startswith(tuple(f"{other}." for other in names)))
 
 
-def layers(module: Module, folder: Path, rounds: int, peak: Peak) -> list[dict[str, Any]]:
-    """Median time of every step, launched one by one, and its shares of the peak rates."""
-    runs = [dict(enumerate(module.profile(golden_inputs(folder)))) for _ in range(rounds + 1)][1:]
-    found = []
-    for number, step in enumerate(module.manifest.steps):
-        seconds = max(1e-9, median(run[number][1] for run in runs) * 1e-9)
-        moved = sum(int(np.prod(argument.shape)) * numpy_dtype(argument.dtype).itemsize for argument in step.arguments)
-        found.append({"node": step.node, "kernel": step.kernel, "seconds": seconds, "macs": step.macs, "bytes": moved,
-                      "of_products": step.macs / seconds / peak.products, "of_bandwidth": moved / seconds / peak.bandwidth})
-    return found
+def show(part: Part, result: Mapping[str, Any], rates: Mapping[str, float], bundle: Path) -> None:
+    """A part's result in a few lines."""
+    if part.tool:
+        print(f"compute-sanitizer {part.tool} {part.name}: {'clean' if result['clean'] else result['text']}")
+    elif part.job == "check":
+        print(f"{part.name}: {'WRONG' if result['wrong'] else 'exact'}, golden pair and {result['layers_compared']} layers")
+        print("".join(f"  {message}\n" for message in result["wrong"]), end="")
+    elif part.job == "peak":
+        print(f"peak: {result['products'] * 1e-12:.1f} T int8 multiply-accumulates/s with mma; {result['bandwidth'] * 1e-9:.0f} GB/s")
+    elif part.name == "products":
+        print(f"torch {result['version']}: " + ", ".join(
+            f"{kind} {rate * 1e-12:.1f} T multiply-accumulates/s" for kind, rate in result.items() if kind != "version"))
+    elif part.job == "torch":
+        print(f"torch {part.name} float16: " + ", ".join(f"{mode} {seconds * 1e3:.3f} ms" for mode, seconds in result["seconds"].items())
+              + "".join(f"; {mode} FAILED: {text}" for mode, text in result["failed"].items()))
+    elif part.job == "network":
+        print(f"{part.name}: {result['seconds'] * 1e3:.3f} ms")
+        for row in result.get("layers", []):
+            print(f"  {row['seconds'] * 1e6:9.1f} us {shares(row, row['seconds'], rates)}  {row['form']} {row['node']} ({row['kernel']})")
+    elif part.job == "races":
+        show_races(part, result, rates, bundle)
+    sys.stdout.flush()
 
 
-def sanitize(bundle: Path, name: str) -> dict[str, str]:
-    """What compute-sanitizer says of the check of one artifact, by tool; nothing where it is not installed."""
-    program = shutil.which("compute-sanitizer")
-    if program is None:
-        return {}
-    results = {}
-    for tool in TOOLS:
-        command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, __file__, str(bundle), "--check", "--only", name]
-        done = subprocess.run([*command, "--no-sanitizer"], capture_output=True, text=True, check=False)
-        results[tool] = "clean" if done.returncode == 0 else f"exit code {done.returncode}: {done.stdout.strip()[-400:]}"
-    return results
+def show_races(part: Part, result: Mapping[str, Any], rates: Mapping[str, float], bundle: Path) -> None:
+    """The planned tile's time and the best one's; and the record of the winners, which `qcc compile --tuning-record` takes."""
+    print(f"{part.name}: planned tiles, and what the best of those compiled gains")
+    for row in result["kernels"]:
+        planned = row["seconds"][0]
+        best = f"{row['gain']:5.2f} x with {row['choices'][row['winner']]}"
+        print(f"  {planned * 1e6:9.1f} us {shares(row, planned, rates)}  {best}  {row['label']}")
+    layers = sorted((row["workload"], row["choices"][row["winner"]]) for row in result["kernels"] if len(row["choices"]) > 1)
+    if layers and result["level"]:
+        head = {"format": 1, "target": result["target"], "level": result["level"]}
+        record = head | {"layers": [{"workload": workload, "choice": choice} for workload, choice in layers]}
+        (bundle / f"{part.name}.tuning.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
-def torch_reference(name: str, batch: int, rounds: int) -> float | None:
-    """Seconds of torchvision's network in float16, channels last, compiled; None where it cannot be had."""
-    model = next((text for text in TORCHVISION if name.startswith(text)), None)
-    try:
-        import torch
-        import torchvision
-    except ImportError:
-        return None
-    if model is None or not torch.cuda.is_available():
-        return None
-    network = getattr(torchvision.models, TORCHVISION[model])().half().cuda().eval().to(memory_format=torch.channels_last)
-    x = torch.randn(batch, 3, 224, 224, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
-    compiled = torch.compile(network, mode="max-autotune")
-    with torch.inference_mode():
-        for _ in range(10):
-            compiled(x)
-        times = []
-        for _ in range(rounds):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            for _ in range(10):
-                compiled(x)
-            end.record()
-            torch.cuda.synchronize()
-            times.append(begin.elapsed_time(end) * 1e-4)
-    return median(times)
+def shares(row: Mapping[str, Any], seconds: float, rates: Mapping[str, float]) -> str:
+    """Of the products with mma, of PyTorch's int8 product, and of the bandwidth, as far as they are known."""
+    found = [f"{100 * row['macs'] / seconds / rates[name]:5.1f} % of {text}" for name, text in (("products", "mma"), ("int8", "_int_mm"))
+             if name in rates]
+    found += [f"{100 * row['bytes'] / seconds / rates['bandwidth']:5.1f} % of bytes/s"] if "bandwidth" in rates else []
+    return " ".join(found)
 
 
-def torch_products() -> float | None:
-    """Multiply-accumulates per second of torch._int_mm on 8192 x 8192 matrices; None where it cannot be had."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    if not torch.cuda.is_available():
-        return None
-    size = 8192
-    a, b = (torch.randint(-128, 128, (size, size), device="cuda", dtype=torch.int8) for _ in range(2))
-    times = []
-    for _ in range(10):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        torch._int_mm(a, b.t())
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) * 1e-3)
-    return float(size**3 / min(times))
-
-
-def examine(bundle: Path, name: str, gpu: Gpu, peak: Peak | None, options: argparse.Namespace) -> dict[str, Any]:
-    """Everything about one artifact."""
-    folder = bundle / name
-    with GpuModule(folder, device=gpu.device) as module:
-        compared, wrong = check(module, folder)
-        report: dict[str, Any] = {"name": name, "layers_compared": compared, "wrong": wrong}
-        if peak is not None:
-            report["seconds"] = whole(module, gpu, folder, options.rounds)
-            report["layers"] = layers(module, folder, options.rounds, peak)
-            batch = module.inputs[0].shape[0] if module.inputs[0].shape else 1
-            report["torch_float16_seconds"] = torch_reference(name, batch, options.rounds)
-    report["sanitizer"] = {} if options.no_sanitizer else sanitize(bundle, name)
-    return report
-
-
-def show(report: Mapping[str, Any]) -> None:
-    state = "exact" if not report["wrong"] else "WRONG"
-    print(f"\n{report['name']}: {state}, golden pair and {report['layers_compared']} layers")
-    for message in report["wrong"]:
-        print(f"  {message}")
-    for tool, text in report["sanitizer"].items():
-        print(f"  compute-sanitizer {tool}: {text}")
-    if "seconds" not in report:
-        return
-    reference = report["torch_float16_seconds"]
-    beside = "" if reference is None else f"; PyTorch float16 {reference * 1e3:.3f} ms, {reference / report['seconds']:.2f} x"
-    print(f"  {report['seconds'] * 1e3:.3f} ms{beside}")
-    for row in report["layers"]:
-        shares = f"{100 * row['of_products']:5.1f} % of products {100 * row['of_bandwidth']:5.1f} % of bandwidth"
-        print(f"  {row['seconds'] * 1e6:9.1f} us {shares}  {row['node']} ({row['kernel']})")
+def summary(work: Run, names: Sequence[str]) -> None:
+    """What the goals ask: networks beside PyTorch, 3x3 layers beside its int8 product, vectors by weights of 4 and 8 bits."""
+    rates = work.result(Part("peak")) | work.result(Part("torch", "products"))
+    for name in names:
+        mine, base = work.result(Part("network", name)), re.match(r"\w+_b\d+(?=_)", name)
+        reference = work.result(Part("torch", base[0])).get("seconds", {}) if base else {}
+        if mine and reference:
+            mode = min(reference, key=lambda key: reference[key])
+            print(f"{name}: {reference[mode] / mine['seconds']:.2f} x PyTorch float16 ({mode}, {reference[mode] * 1e3:.3f} ms)")
+        deep = [row for row in mine.get("layers", []) if row["form"].startswith("dense 3x3")]
+        if deep and "int8" in rates:
+            rate = sum(row["macs"] for row in deep) / sum(row["seconds"] for row in deep)
+            print(f"{name}: its {len(deep)} layers of 3x3 run at {100 * rate / rates['int8']:.1f} % of PyTorch's int8 product")
+    for label, part in work.found["parts"].items():
+        vectors = {row["label"]: min(row["seconds"]) for row in part.get("kernels", []) if row["form"].startswith("vector")}
+        for one, seconds in vectors.items():
+            other = next((text for text in vectors if text == one.replace("8/8", "4/8") != one), None)
+            if other is not None:
+                print(f"{label}: {other} at {seconds / vectors[other]:.2f} x the speed of {one}")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -195,47 +209,56 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="artifacts whose names begin so")
     parser.add_argument("--check", action="store_true", help="compare results, measure nothing")
     parser.add_argument("--no-sanitizer", action="store_true", help="do not run compute-sanitizer")
+    parser.add_argument("--minutes", type=float, default=1e6, help="start nothing after so many, and stop what runs then")
+    parser.add_argument("--patience", type=float, default=1.0, help="times the time limits of parts")
     parser.add_argument("--rounds", type=int, default=20, help="of every measurement")
     parser.add_argument("--device", type=int, default=0, help="number of the GPU")
-    parser.add_argument("--output", type=Path, help="write everything as JSON, too")
+    parser.add_argument("--output", type=Path, help="the file with all results; results.json in the bundle by default")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    names = sorted(path.parent.name for path in options.bundle.glob("*/manifest.json") if path.parent.name.startswith(options.only))
-    if not names:
-        print(f"{options.bundle}: no artifact of a name that begins with {options.only!r}; make them with cuda_bundle.py", file=sys.stderr)
+    bundle: Path = options.bundle
+    names = sorted(path.parent.name for path in bundle.glob("*/manifest.json") if path.parent.name.startswith(options.only))
+    race_folders = sorted(path.parent.name for path in bundle.glob("*/races.json") if path.parent.name.startswith(options.only))
+    if not names and not race_folders:
+        print(f"{bundle}: no artifact of a name that begins with {options.only!r}; make them with cuda_bundle.py", file=sys.stderr)
         return 2
-    try:
-        gpu = Gpu(options.device)
-        print(f"GPU {gpu.device}: {gpu.name}, sm_{gpu.sm}")
-        if gpu.is_emulated:
-            print("this GPU is EMULATED: results are compared, and NO TIMES are measured")
-        peak = None if options.check or gpu.is_emulated else measure_peak(gpu, options.bundle)
-    except QccError as error:
-        print(f"no GPU, so NOTHING was checked: {error}", file=sys.stderr)
+    work = Run(bundle, options, time.monotonic() + 60 * options.minutes)
+    gpu = work.do(Part("device"))
+    if not gpu:
+        print(f"no GPU, so NOTHING was checked: {work.found['failed'].get('device', 'no time')}", file=sys.stderr)
         return 1
-    library = None if peak is None else torch_products()
-    if peak is not None:
-        beside = "" if library is None else f"; torch._int_mm reaches {library * 1e-12:.1f}"
-        print(f"peak: {peak.products * 1e-12:.1f} T int8 multiply-accumulates/s{beside}; {peak.bandwidth * 1e-9:.0f} GB/s")
-    reports = []
-    for name in names:
-        try:
-            reports.append(examine(options.bundle, name, gpu, peak, options))
-        except QccError as error:
-            reports.append({"name": name, "layers_compared": 0, "wrong": [str(error)], "sanitizer": {}})
-        show(reports[-1])
-    if options.output is not None:
-        rates = None if peak is None else {"products": peak.products, "bandwidth": peak.bandwidth, "torch_products": library}
-        options.output.write_text(json.dumps({"gpu": gpu.name, "sm": gpu.sm, "peak": rates, "artifacts": reports}, indent=1) + "\n")
-    bad = [report["name"] for report in reports if report["wrong"] or any(text != "clean" for text in report["sanitizer"].values())]
-    print(f"\n{len(reports) - len(bad)} of {len(reports)} artifacts are exact" + (f"; WRONG: {', '.join(bad)}" if bad else ""))
-    return 5 if bad else 0
+    print(f"GPU {options.device}: {gpu['gpu']}, sm_{gpu['sm']}, driver for CUDA {gpu['driver']}", flush=True)
+    if gpu["emulated"]:
+        print("this GPU is EMULATED: results are compared, and TIMES MEAN NOTHING")
+    parts = [Part("check", name) for name in names]
+    parts += [] if options.check else measurements(names, race_folders)
+    sanitizer = not options.no_sanitizer and shutil.which("compute-sanitizer") is not None
+    parts += [Part("check", name, tool) for tool in TOOLS for name in names] if sanitizer else []
+    for part in parts:
+        result = work.do(part)
+        if result:
+            show(part, result, work.result(Part("peak")) | work.result(Part("torch", "products")), bundle)
+    return report(work, names, sanitizer)
+
+
+def report(work: Run, names: Sequence[str], sanitizer: bool) -> int:
+    """The summary, and the exit code."""
+    print()
+    summary(work, names)
+    exact = [name for name in names if work.result(Part("check", name)).get("wrong") == []]
+    wrong = [name for name in names if work.result(Part("check", name)).get("wrong")]
+    dirty = [label for label, result in work.found["parts"].items() if result.get("clean") is False]
+    print(f"{len(exact)} of {len(names)} artifacts are exact" + (f"; WRONG: {', '.join(wrong)}" if wrong else ""))
+    notes = {"compute-sanitizer found something": dirty, "FAILED": list(work.found["failed"]), "no time left for": work.found["left_out"]}
+    for text, labels in notes.items():
+        print("".join([f"{text}: {', '.join(labels)}\n"] if labels else []), end="")
+    if not sanitizer and not work.options.no_sanitizer:
+        print("compute-sanitizer is not on the PATH: NOT RUN")
+    return 5 if wrong or dirty else 1 if work.found["failed"] else 0
 
 
 if __name__ == "__main__":
-    # What PyTorch imports may import NVIDIA's package `cuda`, which this file must not hide.
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
     sys.exit(main(sys.argv[1:]))

@@ -1,11 +1,13 @@
 """Makes a folder with everything that benchmarks/cuda.py runs on a machine with a GPU; needs no GPU, and the whole of qcc.
 
     python benchmarks/cuda_bundle.py bundle                                   # the bundled models, ResNet-18/50, MobileNetV2
-    python benchmarks/cuda_bundle.py bundle resnet50 --batches 8,64 --bits 8,w4a8,4
+    python benchmarks/cuda_bundle.py bundle resnet50 --batches 8,64 --bits 8,w4a8,4 --target cuda:sm_90 --tune quick
 
-Per network, batch and bits: an artifact (NAME/), and beside it NAME.layers.json: for every step whose result is exact, the checksum of what
-the interpreter computes for the golden input. "awkward" is a network of single convolutions with shapes that fit no tile. Also the kernels
-that measure the GPU's peak (peak.*).
+Per network, batch and bits: an artifact (NAME/, without what only a compiler or a linker needs), and beside it NAME.layers.json: for every
+step whose result is exact, the checksum of what the interpreter computes for the golden input. "awkward" is a network of single
+convolutions with shapes that fit no tile. Also the kernels that measure the GPU's peak (peak.*) and, for one compute capability, kernels
+to be timed alone: those of cuda_static.py for every batch (kernels.races/) and, with --tune, the candidates of every layer of every
+network (NAME.races/); benchmarks/cuda.py makes a tuning record of what it measures there, which `qcc compile --tuning-record` takes.
 """
 
 from __future__ import annotations
@@ -15,19 +17,27 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from cuda_static import CASES, Case, plan
 from onnx import helper, numpy_helper
 
 import qcc
 from qcc.artifact import Artifact
+from qcc.codegen.cuda.candidates import candidates_image
 from qcc.codegen.cuda.source import library_text
 from qcc.codegen.cuda.toolchain import architectures, compile_images
 from qcc.codegen.golden import checksum
-from qcc.codegen.target import find_target
+from qcc.codegen.target import Target, find_target
+from qcc.codegen.tune import EFFORTS, Effort, constants_of, contender, shortlist
+from qcc.codegen.tuning import alternatives, choice_of, workload
+from qcc.codegen.tuning_clock import Contender
+from qcc.codegen.worker import KernelCompiler
 from qcc.errors import QccError
 from qcc.ir import Array, interpret
 from qcc.models import samples, zoo
@@ -86,12 +96,71 @@ def layers(artifact: Artifact) -> list[dict[str, Any]]:
         name = node.outputs[-1] if node is not None else step.node
         if name in values and name not in tainted:
             array = np.ascontiguousarray(values[name])
-            rows.append({"step": number, "node": step.node, "dtype": str(array.dtype), "elements": array.size,
-                         "checksum": checksum(array.tobytes())})
+            rows.append({"step": number, "node": step.node, "form": form_of(step.kernel), "dtype": str(array.dtype),
+                         "elements": array.size, "checksum": checksum(array.tobytes())})
     return rows
 
 
-def build(model: str, batch: int, bits: str, target: str, folder: Path) -> str:
+def form_of(kernel: Any) -> str:
+    """Of a layer: "dense 3x3", "depthwise 5x5", "vector"."""
+    kind = {"DenseKernel": "dense", "DepthwiseKernel": "depthwise", "GemvKernel": "vector"}.get(type(kernel).__name__, "")
+    return f"{kind} {'x'.join(map(str, kernel.window))}" if hasattr(kernel, "window") and kind else kind
+
+
+def race(label: str, kernels: Sequence[Any], contenders: Sequence[Contender]) -> dict[str, Any]:
+    """Kernels that compute the same, the planned one first, as benchmarks/cuda_jobs.py runs them."""
+    planned = kernels[0]
+    moved = sum(view.dtype.bytes * prod(view.shape) for view in planned.operands)
+    return {"label": label, "form": form_of(planned), "workload": workload(planned), "macs": planned.macs, "bytes": moved,
+            "choices": [choice_of(kernel) for kernel in kernels], "contenders": [asdict(contender) for contender in contenders]}
+
+
+def write_races(races: Mapping[str, tuple[list[Any], Sequence[bool]]], target: Target, level: str, folder: Path) -> None:
+    """Candidates of layers by label, with which of their operands are constants: machine code, and the list of races."""
+    folder.mkdir(exist_ok=True)
+    symbols = {kernel: f"candidate{number}" for number, kernel in enumerate(
+        dict.fromkeys(kernel for kernels, _ in races.values() for kernel in kernels))}
+    with KernelCompiler(target) as compiler:
+        candidates_image(compiler.compile(symbols, folder), target, folder)
+    rows = []
+    for label, (kernels, constant) in races.items():
+        entries = [contender(kernel, symbols[kernel], constant) for kernel in kernels]
+        rows.append(race(label, kernels, entries))
+    content = {"target": target.name, "level": level, "races": rows}
+    (folder / "races.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+    for path in folder.glob("kernels*.cu"):
+        path.unlink()      # their text is in candidates*.cu
+
+
+def single_kernels(target: Target, effort: Effort | None, batches: Sequence[int]) -> dict[str, tuple[list[Any], list[bool]]]:
+    """The layers of cuda_static.py for each batch, and a product with a vector whose weights no cache holds."""
+    found = {}
+    for case in (*CASES, *(Case(f"vector by 16384x4096 {bits}", (1, 1, 1), (4096, 16384), bits=bits) for bits in ("8/8", "4/8"))):
+        for batch in batches if case.image[0] > 1 else (1,):
+            kernel: Any = plan(replace(case, image=(batch, *case.image[1:])), target)
+            sources = 1 if getattr(kernel, "residual", None) is None else 2
+            constant = [sources <= number < len(kernel.operands) - 1 for number in range(len(kernel.operands))]
+            found[f"{case.name}, batch {batch}"] = ([kernel] if effort is None else shortlist(kernel, target, effort), constant)
+    return found
+
+
+def network_layers(artifact: Artifact, effort: Effort) -> dict[str, tuple[list[Any], list[bool]]]:
+    """The candidates of every distinct layer."""
+    steps = {workload(step.kernel): step for step in artifact.program.steps if alternatives(step.kernel, artifact.target)}
+    return {step.node: (shortlist(step.kernel, artifact.target, effort), constants_of(step))
+            for step in steps.values()}
+
+
+def keep_what_runs(folder: Path) -> None:
+    """Remove what only compilers and linkers need, and compress the golden pair: a bundle has to travel."""
+    for path in (*folder.glob("*.a"), *folder.glob("*.cmake"), folder / "constants.npz", folder / "graph.qir"):
+        path.unlink(missing_ok=True)
+    with np.load(folder / "golden.npz") as arrays:
+        content = {name: arrays[name] for name in arrays.files}
+    np.savez_compressed(folder / "golden.npz", **content)
+
+
+def build(model: str, batch: int, bits: str, target: str, folder: Path, tune: str) -> str:
     """One artifact and its layers' checksums; returns its name."""
     name = f"{model}_b{batch}_{bits if bits.startswith('w') else f'w{bits}a{bits}'}"
     feeds = feeds_for(model, batch)
@@ -101,6 +170,9 @@ def build(model: str, batch: int, bits: str, target: str, folder: Path) -> str:
     recipe = Recipe(target, name, weight_bits, activation_bits, rounding="nearest", correction="none", input_shapes=shapes)
     artifact = qcc.compile(source, calibration_data=[feeds], recipe=recipe)
     artifact.save(folder / name, force=True)
+    keep_what_runs(folder / name)
+    if tune != "none":
+        write_races(network_layers(artifact, EFFORTS[tune]), artifact.target, tune, folder / f"{name}.races")
     (folder / f"{name}.layers.json").write_text(json.dumps(layers(artifact), indent=1) + "\n")
     return name
 
@@ -122,6 +194,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batches", default="1,8,64", help="batch sizes")
     parser.add_argument("--bits", default="8,w4a8,4", help=f"of {', '.join(BITS)}")
     parser.add_argument("--target", default="cuda", help="cuda, or cuda:sm_NN")
+    parser.add_argument("--tune", choices=["none", *EFFORTS], default="none", help="candidates of layers, too (with cuda:sm_NN)")
+    parser.add_argument("--no-kernels", action="store_true", help="no single kernels (they are compiled for cuda:sm_NN only)")
     return parser.parse_args(arguments)
 
 
@@ -129,15 +203,22 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     build_peak(options.target, options.folder)
+    target, batches = find_target(options.target), [int(text) for text in options.batches.split(",")]
+    if len(target.sms) > 1 and options.tune != "none":
+        print("--tune needs a target of one compute capability, as cuda:sm_90", file=sys.stderr)
+        return 2
+    if len(target.sms) == 1 and not options.no_kernels:
+        write_races(single_kernels(target, EFFORTS.get(options.tune), batches), target, "", options.folder / "kernels.races")
     failed: dict[str, str] = {}
     chosen: Mapping[str, None] = dict.fromkeys(options.models or MODELS)
     for model in chosen:
-        for batch in map(int, options.batches.split(",")):
+        for batch in batches:
             for bits in options.bits.split(","):
                 try:
-                    print(build(model, batch, bits, options.target, options.folder), flush=True)
+                    print(build(model, batch, bits, options.target, options.folder, options.tune), flush=True)
                 except QccError as error:
                     failed[f"{model}, batch {batch}, {bits} bits"] = str(error)
+    print(f"{options.folder}: {sum(path.stat().st_size for path in options.folder.rglob('*') if path.is_file()) >> 20} MiB")
     for what, message in failed.items():
         print(f"FAILED {what}: {message}", file=sys.stderr)
     return 1 if failed else 0

@@ -10,7 +10,7 @@ from qcc.codegen import link
 from qcc.codegen.profiling import FORMAT, RULES, rotation
 from qcc.codegen.program import Step
 from qcc.codegen.target import Target
-from qcc.codegen.tune import contender
+from qcc.codegen.tune import constants_of, contender
 from qcc.codegen.tuning_cache import versions
 from qcc.codegen.tuning_clock import TURN_SECONDS, Contender
 from qcc.codegen.worker import KernelCompiler
@@ -35,7 +35,7 @@ def write_harness(steps: Mapping[str, Step], compiler: KernelCompiler, folder: P
     """
     symbols = {step.kernel: f"candidate{number}" for number, step in enumerate(steps.values())}
     objects = [path.name for path in compiler.compile(symbols, folder)]
-    entries = {name: contender(step.kernel, symbols[step.kernel], step) for name, step in steps.items()}
+    entries = {name: contender(step.kernel, symbols[step.kernel], constants_of(step)) for name, step in steps.items()}
     (folder / "kernels.h").write_text(_header(entries, compiler.target, rotation(constants)), "utf-8")
     (folder / SOURCE.name).write_bytes(SOURCE.read_bytes())
     (folder / "Makefile").write_text(f"{PROGRAM}: {SOURCE.name} kernels.h {' '.join(objects)}\n\t$(CC) {' '.join(_OPTIONS)} -o $@ "

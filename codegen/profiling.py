@@ -20,7 +20,7 @@ from qcc.codegen.arm.dense import NeonDenseKernel
 from qcc.codegen.arm.intrinsics import dot_product_of
 from qcc.codegen.program import Space, Step
 from qcc.codegen.target import Target
-from qcc.codegen.tune import Races, candidates_library, contender, races_for
+from qcc.codegen.tune import Races, candidates_library, constants_of, contender, races_for
 from qcc.codegen.tuning import choice_names, value_text
 from qcc.codegen.tuning_cache import Cache, versions
 from qcc.codegen.tuning_race import Rules
@@ -155,7 +155,7 @@ def _times(steps: Sequence[Step], compiler: KernelCompiler, rotated: int, races:
     symbols = {step.kernel: f"candidate{number}" for number, step in enumerate(steps)}
     with TemporaryDirectory(prefix="qcc-profile-") as folder:
         library = candidates_library(symbols, compiler, Path(folder))
-        contenders = [contender(step.kernel, symbols[step.kernel], step) for step in steps]
+        contenders = [contender(step.kernel, symbols[step.kernel], constants_of(step)) for step in steps]
         return list(races(library, [contenders], RULES, rotated)[0].least)
 
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from qcc.codegen import link
-from qcc.codegen.cuda import clock as gpu_clock
+from qcc.codegen.cuda import candidates as gpu
 from qcc.codegen.cuda.launch import CudaKernel
 from qcc.codegen.program import Program, Space, Step
 from qcc.codegen.target import Target, host_features
@@ -106,7 +106,7 @@ class Tuner:
 def why_not(target: Target) -> str:
     """Why kernels of a target cannot be timed on this machine, as a sentence; nothing where they can."""
     if target.is_gpu:
-        obstacle = gpu_clock.why_not(target)
+        obstacle = gpu.why_not(target)
         return obstacle and f"this machine cannot time those of target {target.name}: {obstacle}"
     if target.variants:
         return f"target {target.name} has some for {', '.join(target.variants)} each, and they are timed for one target: name one of them"
@@ -118,7 +118,7 @@ def why_not(target: Target) -> str:
 
 def races_for(target: Target) -> Races:
     """What times kernels of a target."""
-    return gpu_clock.run_races if target.is_gpu else run_races
+    return gpu.run_races if target.is_gpu else run_races
 
 
 def tune(
@@ -178,7 +178,8 @@ def _measure(subjects: Sequence[_Subject], compiler: KernelCompiler, rules: Rule
     symbols = {kernel: f"candidate{number}" for number, kernel in enumerate(kernels)}
     with TemporaryDirectory(prefix="qcc-tuning-") as folder:
         library = candidates_library(symbols, compiler, Path(folder))
-        contenders = [[contender(kernel, symbols[kernel], subject.step) for kernel in subject.kernels] for subject in subjects]
+        contenders = [[contender(kernel, symbols[kernel], constants_of(subject.step)) for kernel in subject.kernels]
+                      for subject in subjects]
         return races(library, contenders, rules)
 
 
@@ -186,7 +187,8 @@ def candidates_library(symbols: Mapping[Any, str], compiler: KernelCompiler, fol
     """What `races_for` the target takes: path of a shared object in the folder that defines every symbol, or of images for a GPU."""
     objects = compiler.compile(symbols, folder)
     if compiler.target.is_gpu:
-        return gpu_clock.candidates_image(objects, compiler.target, folder)
+        (folder / "device").write_text(str(gpu.gpu_for(compiler.target)), encoding="ascii")
+        return gpu.candidates_image(objects, compiler.target, folder)
     library = str(folder / "candidates.so")
     tools = link.find_toolchain(compiler.target)
     command = [*tools.compiler, "-shared", "-nostdlib", "-Wl,-z,defs", "-o", library, *map(str, objects), "-lm", "-lc"]
@@ -194,9 +196,13 @@ def candidates_library(symbols: Mapping[Any, str], compiler: KernelCompiler, fol
     return library
 
 
-def contender(kernel: Any, symbol: str, step: Step) -> Contender:
+def constants_of(step: Step) -> list[bool]:
+    """Which of a step's operands are constants."""
+    return [address.space is Space.CONSTANT for address in step.arguments]
+
+
+def contender(kernel: Any, symbol: str, constant: Sequence[bool]) -> Contender:
     """A candidate has the operands of the planned kernel in the same places, but packed constants of another size."""
-    constant = (address.space is Space.CONSTANT for address in step.arguments)
     sizes = (view.span * view.dtype.bytes for view in kernel.operands)
     operands = tuple(zip(sizes, constant, strict=True))
     if not isinstance(kernel, CudaKernel):

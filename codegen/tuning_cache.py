@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from qcc.codegen.cuda import clock as gpu_clock
+from qcc.codegen.cuda import candidates as gpu
 from qcc.codegen.cuda.source import DEVICE_HEADER
 from qcc.codegen.target import Target
 from qcc.codegen.tuning import Choice
@@ -36,7 +36,7 @@ def default_folder() -> Path:
 def machine(target: Target) -> str:
     """The CPU as Linux names it; for a GPU target the GPU and its driver."""
     if target.is_gpu:
-        return gpu_clock.machine(target)
+        return gpu.machine(target)
     found: dict[str, str] = {}
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
@@ -59,7 +59,7 @@ def sources_digest() -> str:
 def versions(target: Target) -> str:
     """Of all that makes a target's kernels."""
     found = f"apache-tvm {version('apache-tvm')}, sources {sources_digest()}"
-    return f"{found}, {gpu_clock.versions()}" if target.is_gpu else found
+    return f"{found}, {gpu.versions()}" if target.is_gpu else found
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,12 @@ class Request:
     def read() -> Request:
         """From standard input."""
         values = json.load(sys.stdin)
-        races = [[_contender(given) for given in contenders] for contenders in values["races"]]
+        races = [[contender_of(given) for given in contenders] for contenders in values["races"]]
         return Request(values["library"], races, Rules(**values["rules"]), values["rotated"])
 
 
-def _contender(values: Mapping[str, Any]) -> Contender:
+def contender_of(values: Mapping[str, Any]) -> Contender:
+    """From its form in JSON (`dataclasses.asdict`)."""
     tables = tuple((position, tuple(numbers)) for position, numbers in values["tables"])
     return Contender(values["symbol"], values["tasks"], tuple(map(tuple, values["operands"])), tuple(values["launch"]), tables)
 

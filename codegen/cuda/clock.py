@@ -1,4 +1,4 @@
-"""The process that times kernels of GPUs, and what it needs: a GPU that the target's machine code is for, and images of the candidates.
+"""The process that times kernels of GPUs. It needs the driver and NumPy, and neither TVM nor a compiler: candidates.py makes its images.
 
 It decides how a kernel is run: as networks run it, as a node of a CUDA graph behind other nodes. A turn is a graph of some runs between
 two events; the same graph goes first, untimed, so that the GPU is busy while the rest is started. Constants rotate over copies, as for
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle, islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -19,76 +17,25 @@ from typing import Any
 import numpy as np
 
 from qcc.codegen import tuning_clock
-from qcc.codegen.cuda.source import library_text
-from qcc.codegen.cuda.toolchain import WORKERS, compile_image, find_compiler
 from qcc.codegen.kernel import READ_SLACK
-from qcc.codegen.target import Target
 from qcc.codegen.tuning_clock import MOST_COPIES, TURN_SECONDS, Contender, Request, answer, constant_room
 from qcc.codegen.tuning_race import race
 from qcc.errors import RuntimeFailure
 from qcc.runtime.device import Gpu, Shape
-from qcc.runtime.device_array import DeviceArray, driver
+from qcc.runtime.device_array import DeviceArray
 
 ROTATED_BYTES = 32 << 20     # of constants: those of a common network, which the second-level caches of large GPUs hold
 MOST_RUNS = 256              # of a turn
 _FEW = 8                     # runs that tell about how long one takes
 _ALIGNMENT = 256
-_IMAGE = "candidates*.image"
-
-run_races = partial(tuning_clock.run_races, clock=__name__)
-
-
-def why_not(target: Target) -> str:
-    """Why kernels for a GPU target cannot be timed on this machine, as the end of a sentence; nothing where they can."""
-    if len(target.sms) > 1:
-        return f"its tiles are for all of sm_{', sm_'.join(map(str, target.sms))}: name one of them, as cuda:sm_{target.sms[-1]}"
-    try:
-        found = driver().capabilities()
-    except RuntimeFailure as error:
-        return str(error)
-    if not any(_has_code(target, sm) for sm in found):
-        return "its machine code does not run on " + (", ".join(f"sm_{sm}" for sm in found) or "any GPU of this machine: there is none")
-    return ""
-
-
-def gpu_for(target: Target) -> int:
-    """Number of the first GPU that the target has machine code for (see `why_not`)."""
-    return next(number for number, sm in enumerate(driver().capabilities()) if _has_code(target, sm))
-
-
-def _has_code(target: Target, sm: int) -> bool:
-    return target.serves(sm) and sm // 10 == target.sms[0] // 10
-
-
-def machine(target: Target) -> str:
-    """The GPU and its driver, as caches name them."""
-    return f"{driver().name(gpu_for(target))}, driver for CUDA {driver().version()}"
-
-
-def versions() -> str:
-    """What makes machine code of kernels' text."""
-    compiler = find_compiler()
-    return f"{compiler.name} {compiler.version}"
-
-
-def candidates_image(files: Sequence[Path], target: Target, folder: Path) -> str:
-    """Compile texts of kernels, each to an image for the target's GPU; the folder's path, which `run_races` takes for a library."""
-
-    def build(number: int) -> None:
-        (folder / f"candidates{number}.cu").write_text(library_text([files[number].read_text(encoding="ascii")]), encoding="ascii")
-        compile_image(f"candidates{number}.cu", f"sm_{target.sms[0]}", folder / f"candidates{number}.image")
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(build, range(len(files))))
-    (folder / "device").write_text(str(gpu_for(target)), encoding="ascii")
-    return str(folder)
-
+_IMAGE, _DEVICE = "candidates*.image", "device"      # files of a folder of candidates; the GPU's number is 0 if there is none
 
 def serve() -> None:
     """The process: a request on standard input, the results on standard output."""
     request = Request.read()
     folder = Path(request.library)
-    gpu = Gpu(int((folder / "device").read_text(encoding="ascii")))
+    named = folder / _DEVICE
+    gpu = Gpu(int(named.read_text(encoding="ascii")) if named.exists() else 0)
     images = [gpu.module(path.read_bytes()) for path in sorted(folder.glob(_IMAGE))]
     memory = Memory.for_contenders([contender for contenders in request.races for contender in contenders], request.rotated, gpu)
     stream, results = gpu.stream(), []

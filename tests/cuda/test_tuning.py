@@ -20,7 +20,7 @@ import qcc
 from qcc import verification
 from qcc.cli import main
 from qcc.codegen import tune as tuning_module
-from qcc.codegen.cuda import clock
+from qcc.codegen.cuda import candidates
 from qcc.codegen.target import find_target
 from qcc.codegen.tune import EFFORTS, Tuner, shortlist, tune
 from qcc.codegen.tuning import FILE_NAME, alternatives, choice_of, load_tuning, workload
@@ -68,7 +68,7 @@ class Bench:
     def __init__(self, driver: FakeDriver, patch: pytest.MonkeyPatch) -> None:
         self.driver, self.calls, self.symbols = driver, 0, [list[str]()]
         self.times, self.crash = "any=3000", False
-        patch.setattr(tuning_module.gpu_clock, "run_races", self.races)
+        patch.setattr(tuning_module.gpu, "run_races", self.races)
 
     def races(self, library: str, races: Sequence[Sequence[Contender]], rules: Rules, rotated: int | None = None) -> list[RaceResult]:
         self.calls += 1
@@ -84,7 +84,7 @@ class Bench:
             return MEASURED(library, races, rules, rotated)
 
 
-MEASURED = clock.run_races
+MEASURED = candidates.run_races
 
 
 @pytest.fixture
