@@ -43,7 +43,6 @@ def command(path: Path, **options: Any) -> None:
     from qcc.codegen.floats import make_islands
     from qcc.codegen.harness import write_harness
     from qcc.codegen.profiling import measured
-    from qcc.codegen.tune import why_not
     from qcc.codegen.tuning_cache import Cache
     from qcc.codegen.worker import KernelCompiler
     from qcc.mixed.costs import Plans
@@ -52,11 +51,7 @@ def command(path: Path, **options: Any) -> None:
     if (options["output"] is None) == (options["harness"] is None):
         raise UsageError("expected one of -o FILE, to measure here, and --harness FOLDER, to measure on another device")
     graph, target = integer_graph(path, options)
-    if options["harness"] is not None and (target.is_gpu or target.variants):
-        raise UsageError(f"--harness writes programs for one kind of CPU, and {target.name} is none")
-    if options["harness"] is None and (obstacle := why_not(target)):
-        raise UsageError(f"kernels are measured, but {obstacle}; profile on a machine that can run them, for a CPU with a program that "
-                         "--harness FOLDER writes here, and give the profile to 'qcc compile --profile'")
+    refuse(target, options["harness"] is not None)
     with Progress(options["quiet"]) as progress, KernelCompiler(target) as kernels:
         plans = Plans.of(graph, target, make_islands(graph, kernels, export_node))
         steps = plans.steps
@@ -79,6 +74,17 @@ def command(path: Path, **options: Any) -> None:
         slowest = sorted(profile.seconds.items(), key=lambda item: -item[1])[:10]
         rows = [(time_text(seconds), name[:100]) for name, seconds in slowest]
         click.echo(f"{options['output']}: {len(profile.seconds)} kernels for {target.name}\n" + table(("time", "kernel"), rows))
+
+
+def refuse(target: Target, elsewhere: bool) -> None:
+    """Raises UsageError if this machine cannot time the target's kernels, or cannot write a program that does so elsewhere."""
+    from qcc.codegen.tune import why_not
+
+    if elsewhere and (target.is_gpu or target.variants):
+        raise UsageError(f"--harness writes programs for one kind of CPU, and {target.name} is none")
+    if not elsewhere and (obstacle := why_not(target)):
+        raise UsageError(f"kernels are measured, but {obstacle}; profile on a machine that can run them, for a CPU with a program that "
+                         "--harness FOLDER writes here, and give the profile to 'qcc compile --profile'")
 
 
 def integer_graph(path: Path, options: dict[str, Any]) -> tuple[Graph, Target]:
