@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from qcc.ir import Graph, Node
 from qcc.ir.types import I32
-from qcc.ops import IntegerBatchMatMul, IntegerConvolution, IntegerMatMul, IntegerMultiply, ReduceSum, Requantize, WindowSum
+from qcc.ops import IntegerBatchMatMul, IntegerConvolution, IntegerMatMul, IntegerMultiply, ReduceSum, Requantize, WindowMax, WindowSum
 
 ANCHORS = (IntegerBatchMatMul, IntegerConvolution, IntegerMatMul, IntegerMultiply, ReduceSum, WindowSum)
 
 
 @dataclass(frozen=True)
 class Group:
-    """One kernel's nodes: `node`, and the requantization fused behind it, if any."""
+    """One kernel's nodes: `node`, and the requantization fused behind it, if any, and the maximum over windows behind that."""
 
     node: Node
     requantize: Node | None = None
+    maximum: Node | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        return (self.node,) if self.requantize is None else (self.node, self.requantize)
+        return tuple(node for node in (self.node, self.requantize, self.maximum) if node is not None)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -33,13 +35,22 @@ class Group:
 
     def inputs(self, graph: Graph) -> tuple[str, ...]:
         """What the kernel reads and is not constant, each once."""
-        inner = self.node.outputs if self.requantize else ()
+        inner = {name for node in self.nodes[:-1] for name in node.outputs}
         names = dict.fromkeys(name for node in self.nodes for name in node.inputs if name and name not in inner)
         return tuple(name for name in names if not graph.is_constant(name))
 
 
-def group(graph: Graph) -> tuple[Group, ...]:
-    """The graph's nodes as groups, in an order in which they can run."""
+def never(graph: Graph, entry: Group, maximum: Node) -> bool:
+    """No maximum is fused."""
+    return False
+
+
+def group(graph: Graph, fuses: Callable[[Graph, Group, Node], bool] = never) -> tuple[Group, ...]:
+    """The graph's nodes as groups, in an order in which they can run.
+
+    Args:
+        fuses: whether the kernel of a group can also take the maximum over windows, if nothing else reads the group's result.
+    """
     fused: dict[int, Node] = {}
     for node in graph.nodes:
         reader = graph.only_user(node.outputs[0]) if isinstance(node.op, ANCHORS) else None
@@ -52,7 +63,18 @@ def group(graph: Graph) -> tuple[Group, ...]:
             groups.append(Group(fused[id(node)], node))
         elif id(node) not in anchors:
             groups.append(Group(node))
-    return tuple(groups)
+    return _with_maxima(graph, groups, fuses)
+
+
+def _with_maxima(graph: Graph, groups: list[Group], fuses: Callable[[Graph, Group, Node], bool]) -> tuple[Group, ...]:
+    maxima: dict[str, Node] = {}
+    for entry in groups:
+        reader = graph.only_user(entry.label) if entry.requantize is not None else None
+        if reader is not None and isinstance(reader.op, WindowMax) and fuses(graph, entry, reader):
+            maxima[entry.label] = reader
+    gone = {id(node) for node in maxima.values()}
+    return tuple(replace(entry, maximum=maxima.get(entry.label)) if entry.label in maxima else entry
+                 for entry in groups if id(entry.node) not in gone)
 
 
 def _fusable(graph: Graph, anchor: Node, requantize: Node) -> bool:

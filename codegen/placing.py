@@ -110,10 +110,7 @@ class Placer:
     def _reads_strided(self, user: Node) -> bool:
         if isinstance(user.op, MOVES):
             return not is_reshape(self.graph, user)
-        name = user.outputs[0]
-        if name not in self._abilities:      # the anchor of a fused group: its requantization stands for it
-            name = self.graph.users[name][0].outputs[0]
-        return self._abilities[name].strided
+        return abilities_of(self.graph, user, self._abilities).strided
 
     def _place(self, name: str) -> Place:
         if name in self.places:
@@ -181,5 +178,11 @@ def _can_share(graph: Graph, node: Node, abilities: Mapping[str, Capabilities]) 
     if isinstance(node.op, MOVES):
         kept = isinstance(node.op, Concat | Reshape) or (isinstance(node.op, Pad) and node.op.before[-1] % 2 == node.op.after[-1] % 2 == 0)
         return kept and not any(graph.is_constant(name) for name in node.inputs)
-    name = node.outputs[0] if node.outputs[0] in abilities else graph.users[node.outputs[0]][0].outputs[0]
-    return abilities[name].packed
+    return abilities_of(graph, node, abilities).packed
+
+
+def abilities_of(graph: Graph, node: Node, abilities: Mapping[str, Capabilities]) -> Capabilities:
+    """What the kernel of a node can do; the last node of a fused group stands for the others."""
+    while node.outputs[0] not in abilities:
+        node = graph.users[node.outputs[0]][0]
+    return abilities[node.outputs[0]]

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from qcc.codegen.families import Call, Scratch, Site, choose
-from qcc.codegen.groups import Group, group
+from qcc.codegen.groups import Group
 from qcc.codegen.island import Island
 from qcc.codegen.kernel import View, unchanged
 from qcc.codegen.memory import Lifetime, plan_arena
 from qcc.codegen.moves import Mover, copy
 from qcc.codegen.placing import MOVES, Place, Placer
 from qcc.codegen.program import ALIGNMENT, Address, Port, Program, Space, Step
-from qcc.codegen.tables import families_for, mover_for
+from qcc.codegen.tables import families_for, groups_for, mover_for
 from qcc.codegen.target import Target
 from qcc.ir import Array, Graph
 from qcc.ops import IntegerBatchMatMul, IntegerConvolution, IntegerMatMul
@@ -52,7 +52,7 @@ def plan(
         tuned: exchanges a planned kernel for one that computes the same faster.
         pool: where constants of other programs are already.
     """
-    groups, families, mover = group(graph), families_for(target), mover_for(target)
+    groups, families, mover = groups_for(target, graph), families_for(target), mover_for(target)
     family = {entry.outputs[0]: choose(families, graph, entry) for entry in groups}
     places = dict(Placer(graph, groups, lambda entry: family[entry.outputs[0]].capabilities).run())
     calls = _stage_inputs(graph, groups, places, mover)

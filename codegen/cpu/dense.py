@@ -26,6 +26,8 @@ LEAST_TASKS = 64                  # to share among threads, where a layer has as
 class ImplicitProduct:
     """output[n, y, x, o] = epilogue(sum over kh, kw, c of source[n, y*sh + kh*dh, x*sw + kw*dw, c] * weights[o, kh, kw, c]).
 
+    With a `pool`, the epilogue's input is the maximum of such sums over a window of it; these windows lie side by side.
+
     Operands: source, [residual], weights, bias (and multipliers), the epilogue's parameters if it has one, and the output.
 
     Attributes:
@@ -36,8 +38,9 @@ class ImplicitProduct:
         groups: the channels of source and output fall into so many parts; a planned kernel may have merged some of the layer's.
         epilogue: the code of the requantization; None writes int32 accumulators with the bias added.
         lanes: 32-bit lanes of a vector, which fixes the layout of the constants.
-        tile: outputs that one pass of the registers computes.
+        tile: sums that one pass of the registers computes; with a pool, whole windows of it.
         weight_bits: in which a weight is stored (`packing.stored_bits`); weights of fewer than 8 share bytes.
+        pool: rows and columns of sums of which the maximum counts.
     """
 
     source: View
@@ -51,6 +54,12 @@ class ImplicitProduct:
     lanes: int
     tile: Tile
     weight_bits: int = 8
+    pool: tuple[int, int] = (1, 1)
+
+    @property
+    def sums(self) -> tuple[int, int]:
+        """Rows and columns of the sums of an image."""
+        return self.output.shape[1] * self.pool[0], self.output.shape[2] * self.pool[1]
 
     @property
     def merged(self) -> bool:
@@ -71,10 +80,10 @@ class ImplicitProduct:
     @property
     def work(self) -> Work:
         """The layer as the cost model sees it."""
-        images, rows, columns, channels = self.output.shape
+        images, _, _, channels = self.output.shape
         own = channels // self.groups
-        return Work(rows, columns, own, self.steps, images, self.groups, self.epilogue is not None, self.residual is not None,
-                    self.weight_bits)
+        return Work(*self.sums, own, self.steps, images, self.groups, self.epilogue is not None, self.residual is not None,
+                    self.weight_bits, self.pool)
 
     @property
     def numbers(self) -> int:
@@ -130,8 +139,8 @@ class ImplicitProduct:
 
     @property
     def pixel_tiles(self) -> tuple[int, int, int]:
-        images, rows, columns, _ = self.output.shape
-        return images, -(-rows // self.tile.rows), -(-columns // self.tile.columns)
+        rows, columns = self.sums
+        return self.output.shape[0], -(-rows // self.tile.rows), -(-columns // self.tile.columns)
 
     @property
     def tasks(self) -> int:
@@ -140,8 +149,8 @@ class ImplicitProduct:
 
     @property
     def macs(self) -> int:
-        images, rows, columns, channels = self.output.shape
-        return images * rows * columns * channels * self.window[0] * self.window[1] * (self.source.shape[3] // self.groups)
+        images, _, _, channels = self.output.shape
+        return images * prod(self.sums) * channels * self.window[0] * self.window[1] * (self.source.shape[3] // self.groups)
 
 
 def _flatten(view: View, images: bool) -> View:
@@ -167,17 +176,19 @@ def merge_pixels(source: View, output: View, residual: View | None) -> tuple[Vie
 
 def check_dense(
     source: View, weights: Array, strides: tuple[int, int], dilations: tuple[int, int], groups: int, output: View,
-    requantization: Requantization | None, residual: View | None,
+    requantization: Requantization | None, residual: View | None, pool: tuple[int, int] = (1, 1),
 ) -> None:
     """Raises CodegenError for shapes, types or strides that the family does not cover."""
     extents = [(n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(source.shape[1:3], weights.shape[1:3], dilations, strides, strict=True)]
-    shape = (source.shape[0], *extents, weights.shape[0])
+    shape = (source.shape[0], *(n // p for n, p in zip(extents, pool, strict=True)), weights.shape[0])
     kind, typed = ("i32", output.dtype == I32) if requantization is None else ("u8", is_bytes(output))
     grouped = source.shape[3] == weights.shape[3] * groups and weights.shape[0] % groups == 0
     views = [source, output] + ([residual] if residual is not None else [])
     unit = all(view.strides[3] == 1 for view in views)
     added = residual is None or (requantization is not None and residual.shape == output.shape and is_bytes(residual))
-    if not (grouped and unit and added and is_bytes(source) and typed and output.shape == shape):
+    pooled = pool == (1, 1) or (requantization is not None and residual is None and int(requantization.multiplier.min()) >= 0)
+    if not (grouped and unit and added and pooled and is_bytes(source) and typed and output.shape == shape):
         raise CodegenError(
-            f"dense layer of source {source}, weights {weights.shape}, strides {strides}, dilations {dilations}, groups {groups}: expected "
-            f"an output of {kind} {shape} and views whose channels lie side by side, got output {output}, residual {residual}")
+            f"dense layer of source {source}, weights {weights.shape}, strides {strides}, dilations {dilations}, groups {groups}, "
+            f"pool {pool}: expected an output of {kind} {shape} and views whose channels lie side by side, with a pool neither a residual "
+            f"nor negative multipliers, got output {output}, residual {residual}")

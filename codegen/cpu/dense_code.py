@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class ImplicitProductCode(ABC):
 
         kernel, function = self.kernel, self.function
         images, tile_rows, tile_columns = kernel.pixel_tiles
-        _, rows, columns, _ = kernel.output.shape
+        rows, columns = kernel.sums
         with function.loop(function.begin, function.end) as task:
             panel_group, tile = self._divide(task, images * tile_rows * tile_columns)
             image, rest = self._divide(tile, tile_rows * tile_columns)
@@ -69,7 +70,8 @@ class ImplicitProductCode(ABC):
                                group * (kernel.source.shape[3] // kernel.groups))
         accumulators = [[self._initial(panel, block) for block in range(tile.blocks)] for _ in range(tile.pixels)]
         self._reduce(accumulators, source, self.function.let(panel * (kernel.steps * kernel.step_bytes)), upcoming)
-        output = self._address(kernel.output, image, row, column, channel)
+        down, along = (tirx.const(extent, "int32") for extent in kernel.pool)
+        output = self._address(kernel.output, image, tirx.Div(row, down), tirx.Div(column, along), channel)
         residual = None if kernel.residual is None else self._address(kernel.residual, image, row, column, channel)
         self._finish(accumulators, panel, output, residual)
 
@@ -94,10 +96,10 @@ class ImplicitProductCode(ABC):
         lanes, blocks = kernel.lanes, kernel.tile.blocks
         width = min(lanes, kernel.output.shape[3] // kernel.groups)
         outputs = []
-        for pixel, (row, column) in enumerate(np.ndindex(kernel.tile.rows, kernel.tile.columns)):
+        for row, column in np.ndindex(kernel.tile.rows // kernel.pool[0], kernel.tile.columns // kernel.pool[1]):
             address = function.let(output + (row * kernel.output.strides[1] + column * kernel.output.strides[2]))
             for block in range(blocks):
-                value, channel = accumulators[pixel][block].get(), self.offsets[block]
+                value, channel = self._pooled(accumulators, row, column, block), self.offsets[block]
                 if self.requantizer is None:
                     store_first(self.output, address + channel, value >> constant(kernel.lift, "int32", lanes), width)
                     continue
@@ -108,3 +110,11 @@ class ImplicitProductCode(ABC):
                 outputs.append(Output(value, self._numbers(panel, block) + lanes, address, channel, width, added))
         if self.requantizer is not None:
             self.requantizer.store(outputs)
+
+    def _pooled(self, accumulators: list[list[Register]], row: int, column: int, block: int) -> Any:
+        """The sum of an output of the tile, or the maximum of the sums under its window."""
+        from tvm import tirx
+
+        (down, along), columns = self.kernel.pool, self.kernel.tile.columns
+        window = [accumulators[(row * down + i) * columns + column * along + j][block].get() for i, j in np.ndindex(down, along)]
+        return self.function.let(reduce(tirx.Max, window)) if len(window) > 1 else window[0]

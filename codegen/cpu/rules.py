@@ -53,7 +53,8 @@ class Architecture:
     """How one architecture plans what is written for its instructions. Kernel and constants come in the order of the operands.
 
     Attributes:
-        plan_dense: (source, weights, bias, strides, dilations, groups, output, requantization, residual, target, tuned=...).
+        plan_dense: (source, weights, bias, strides, dilations, groups, output, requantization, residual, target, tuned=...), and pool=...
+            for groups with a maximum, where the architecture fuses any.
         plan_depthwise: the same without groups.
         plan_requantize: (op, views of the terms, multipliers, destination).
         wide: whether its dense layers take activations of 16 bits.
@@ -120,8 +121,11 @@ def plan_linear(architecture: Architecture, site: Site) -> list[Call]:
     after = (image(y.view), requantization(site), None if residual is None else image(residual.view), site.target)
     if is_depthwise(site.graph, site.group):
         kernel, constants = architecture.plan_depthwise(*form, *after, tuned=site.tuned)
-    else:
+    elif site.group.maximum is None:
         kernel, constants = architecture.plan_dense(*form, op.groups, *after, tuned=site.tuned)
+    else:
+        pool = cast(WindowMax, site.group.maximum.op).kernel
+        kernel, constants = architecture.plan_dense(*form, op.groups, *after, tuned=site.tuned, pool=pool)
     return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
 
 

@@ -20,7 +20,7 @@ class Tile:
 @dataclass(frozen=True, slots=True)
 class Work:
     """What the cost model needs to know of a layer: output extents, channels of one group, reduction steps (4 products each), and
-    the bits in which a weight is stored."""
+    the bits in which a weight is stored; rows and columns are those of sums, of which each result is the maximum of a window."""
 
     rows: int
     columns: int
@@ -31,6 +31,7 @@ class Work:
     requantized: bool = True
     residual: bool = False
     weight_bits: int = 8
+    pool: tuple[int, int] = (1, 1)
 
 
 def panels(channels: int, tile: Tile, lanes: int) -> int:

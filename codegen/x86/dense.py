@@ -99,7 +99,7 @@ class DenseKernel(ImplicitProduct):
 def plan_dense(
     source: View, weights: Array, bias: Array, strides: tuple[int, int], dilations: tuple[int, int], groups: int, output: View,
     requantization: Requantization | None, residual: View | None, target: Target, tile: Tile | None = None,
-    tuned: Callable[[DenseKernel], DenseKernel] = unchanged,
+    tuned: Callable[[DenseKernel], DenseKernel] = unchanged, pool: tuple[int, int] = (1, 1),
 ) -> tuple[DenseKernel, tuple[Array, ...]]:
     """The kernel of a layer and its constants, in the order of its operands.
 
@@ -111,6 +111,7 @@ def plan_dense(
         residual: u8 view of the output's shape, added by the requantization.
         tile: replaces the cost model's choice.
         tuned: puts another tile into the planned kernel.
+        pool: rows and columns of windows, side by side, of which the output holds the maxima: no residual, no negative multiplier.
 
     Raises:
         CodegenError: shapes, types or strides that the family does not cover.
@@ -119,14 +120,14 @@ def plan_dense(
     if wide:
         source, weights, bias = in_bytes(source, weights, bias)
     window = (weights.shape[1], weights.shape[2])
-    check_dense(source, weights, strides, dilations, groups, output, requantization, residual)
-    if window == (1, 1) and strides == (1, 1):
+    check_dense(source, weights, strides, dilations, groups, output, requantization, residual, pool)
+    if window == (1, 1) and strides == (1, 1) and pool == (1, 1):
         source, output, residual = merge_pixels(source, output, residual)
         dilations = (1, 1)
     bits, bias, requantization = (stored, bias, requantization) if wide else lifted(weights, bias, source, requantization, MOST_SHIFT)
     epilogue = None if requantization is None else HalvesEpilogue.of(requantization)
-    form = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, target.lanes, tile or Tile(1, 1, 1), bits,
-                       wide)
+    form = DenseKernel(source, output, residual, window, strides, dilations, groups, epilogue, target.lanes,
+                       tile or Tile(*pool, 1), bits, pool, wide)
     kernel = form if tile else min((_tiled(form, factor, target) for factor in range(1, groups + 1) if groups % factor == 0),
                                    key=lambda kernel: cycles(kernel.work, kernel.tile, target))
     kernel = tuned(kernel)

@@ -7,7 +7,7 @@ weights and broadcasts one word per pixel. A tile that does not divide the layer
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
+from math import ceil, prod
 
 from qcc.codegen.cpu.tile import Tile, Work, panels
 from qcc.codegen.target import Target
@@ -23,6 +23,7 @@ EPILOGUE = 1.8          # cycles to requantize and store one accumulator
 RESIDUAL = 1.2          # more of them with a residual
 CONSTANTS = 1.5         # cycles to load the constants of one block of channels, once per tile
 STORE = 1.0             # cycles to store one int32 accumulator
+MAXIMUM = 0.25          # cycles to take the larger of two sums
 TILE_OVERHEAD = 4.0     # cycles to find the addresses of a tile and to start its loops
 FIRST_LEVEL = 32768     # bytes of weights that stay in the first-level cache between tiles
 STREAM = 28.0           # bytes of weights per cycle from the second-level cache
@@ -37,8 +38,8 @@ def candidates(work: Work, target: Target) -> Iterator[Tile]:
     for blocks, most in MOST_PIXELS[target.registers].items():
         if blocks > most_blocks:
             continue
-        for rows in range(1, min(work.rows, most) + 1):
-            for columns in range(1, min(work.columns, most // rows) + 1):
+        for rows in range(work.pool[0], min(work.rows, most) + 1, work.pool[0]):
+            for columns in range(work.pool[1], min(work.columns, most // rows) + 1, work.pool[1]):
                 yield Tile(rows, columns, blocks)
 
 
@@ -55,7 +56,8 @@ def cycles(work: Work, tile: Tile, target: Target) -> float:
     tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, target.lanes)
     free = target.registers * (7 if work.residual else 12) // 16
     overhead = TILE_OVERHEAD + CONSTANTS * tile.blocks * work.requantized + CROWDED * (accumulators > free)
-    return work.images * work.groups * tiles * (work.steps * step + accumulators * store + overhead)
+    results = accumulators / prod(work.pool)
+    return work.images * work.groups * tiles * (work.steps * step + results * store + (accumulators - results) * MAXIMUM + overhead)
 
 
 def choose(work: Work, target: Target) -> Tile:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qcc.codegen.groups import group
 from qcc.codegen.island import Island
 from qcc.codegen.plan import plan
 from qcc.codegen.profiling import Profile, constant_bytes, distinct
 from qcc.codegen.program import Program, Step
+from qcc.codegen.tables import groups_for
 from qcc.codegen.target import Target
 from qcc.ir import Graph, Node
 from qcc.ir.types import DType
@@ -69,12 +69,13 @@ class Plans:
     """The network planned with all weights of one width, for each width."""
 
     graph: Graph
+    target: Target
     programs: Mapping[int, Program]
 
     @staticmethod
     def of(graph: Graph, target: Target, islands: Mapping[str, Island], widths: Sequence[int] = WEIGHT_BITS) -> Plans:
         """Plan an INTEGER graph whose weights have 8 bits."""
-        return Plans(graph, {bits: plan(narrowed(graph, bits), target, "costs", islands) for bits in widths})
+        return Plans(graph, target, {bits: plan(narrowed(graph, bits), target, "costs", islands) for bits in widths})
 
     @property
     def constants(self) -> int:
@@ -88,7 +89,7 @@ class Plans:
 
     def costs(self, profile: Profile) -> Costs:
         """What the plans cost by this profile."""
-        labels = {entry.label: entry.node.outputs[0].partition(SUM)[0] for entry in group(self.graph)
+        labels = {entry.label: entry.node.outputs[0].partition(SUM)[0] for entry in groups_for(self.target, self.graph)
                   if isinstance(entry.node.op, IntegerConvolution | IntegerMatMul)}
         size: dict[str, dict[int, float]] = {layer: {} for layer in labels.values()}
         latency: dict[str, dict[int, float]] = {layer: {} for layer in labels.values()}

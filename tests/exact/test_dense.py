@@ -40,6 +40,7 @@ class Case:
     numbers: str = "random"
     clamp: tuple[int, int] = (0, 255)
     tile: Tile | None = None
+    pool: tuple[int, int] = (1, 1)
 
 
 CASES = (
@@ -88,6 +89,14 @@ CASES = (
     Case((1, 9, 9, 16), 64, (3, 3), tile=Tile(3, 4, 1)),
     Case((1, 9, 9, 16), 80, (3, 3), tile=Tile(2, 1, 3)),
     Case((1, 9, 9, 16), 72, tile=Tile(1, 5, 2), residual=True),
+    # maxima of sums: extents that windows divide and that leave something over, one pixel high, with groups and gaps
+    Case((1, 30, 30, 1), 32, (3, 3), pool=(2, 2)),
+    Case((2, 10, 13, 20), 40, (3, 3), pool=(2, 2), gaps=((2, 1, 9), (4, 0, 3))),
+    Case((1, 8, 9, 32), 17, pool=(2, 2), shift=30),
+    Case((1, 9, 14, 6), 12, (2, 3), (2, 1), groups=2, pool=(1, 3)),
+    Case((1, 1, 9, 5), 70, pool=(1, 2), clamp=(3, 200)),
+    Case((1, 11, 6, 3), 100, (3, 3), pool=(4, 1), tile=Tile(8, 1, 2)),
+    Case((1, 9, 9, 16), 64, (3, 3), pool=(2, 2), tile=Tile(2, 4, 3)),
 )
 
 
@@ -107,17 +116,26 @@ class Layer:
         case, (source, output) = self.case, self.views
         residual = replace(output, dtype=U8) if case.residual else None
         return plan_dense(source, self.weights, self.bias, case.strides, case.dilations, case.groups, output, self.requantization, residual,
-                          target, case.tile)
+                          target, case.tile, pool=case.pool)
 
     def evaluate(self) -> Array:
         accumulator = convolve(self.source, self.weights, self.case) + self.bias
         assert np.abs(accumulator).max() < 1 << 31
-        return accumulator.astype(np.int32) if self.requantization is None else self.requantization.evaluate(accumulator, self.residual)
+        if self.requantization is None:
+            return accumulator.astype(np.int32)
+        return pooled(self.requantization.evaluate(accumulator, self.residual), self.case.pool)
 
 
 def extents(case: Case) -> tuple[int, int]:
     return tuple((n - (k - 1) * d - 1) // s + 1  # type: ignore[return-value]
                  for n, k, d, s in zip(case.source[1:3], case.window, case.dilations, case.strides, strict=True))
+
+
+def pooled(values: Array, pool: tuple[int, int]) -> Array:
+    """Maxima of windows side by side, by definition; what they leave over is dropped."""
+    (images, rows, columns, channels), (down, along) = values.shape, pool
+    whole = values[:, : rows // down * down, : columns // along * along]
+    return whole.reshape(images, rows // down, down, columns // along, along, channels).max(axis=(2, 4))
 
 
 def convolve(source: Array, weights: Array, case: Case) -> Array:
@@ -158,7 +176,7 @@ def layer(case: Case, seed: int, bits: int = 8) -> Layer:
         source[...] = 255
         weights[...] = top if case.numbers == "largest" else -top
     bias = rng.integers(-(1 << 16), 1 << 16, case.outputs).astype(np.int32)
-    output_shape = (case.source[0], *extents(case), case.outputs)
+    output_shape = (case.source[0], *(n // p for n, p in zip(extents(case), case.pool, strict=True)), case.outputs)
     residual = rng.integers(0, 256, output_shape, dtype=np.uint8) if case.residual else None
     requantization = None
     if case.shift is not None:

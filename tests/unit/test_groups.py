@@ -5,6 +5,8 @@ from __future__ import annotations
 from qcc.codegen.groups import group
 from qcc.codegen.kernel import View
 from qcc.codegen.placing import Capabilities, Place, Placer
+from qcc.codegen.tables import groups_for
+from qcc.codegen.target import find_target
 from qcc.ir import Graph, parse, verify
 from qcc.ir.types import U8
 
@@ -49,6 +51,25 @@ def test_the_anchor_waits_for_its_residual() -> None:
     graph = graph_of(f"%r: u8[1,4,4,2] = requantize(%x, %one) {ONE}",
                      f"%y: u8[1,4,4,2] = requantize(%s, %m, %r, %one) {TWO}", 'output "y" = %y')
     assert labels(graph) == [("r",), ("s", "y")]
+
+
+def pooled(*more: str, multipliers: str = "[5, 6]", stride: int = 2) -> list[tuple[str, ...]]:
+    """Groups, as x86 has them, of the convolution with a maximum behind it."""
+    extent = 4 - stride
+    maximum = f"%p: u8[1,{extent},{extent},2] = window_max(%y) {{kernel=(2, 2), strides=({stride}, {stride}), dilations=(1, 1)}}"
+    graph = graph_of(f"%y: u8[1,4,4,2] = requantize(%s, %m) {ONE}", maximum, *more, 'output "p" = %p',
+                     before=CONVOLUTION.replace("[5, 6]", multipliers))
+    return [tuple(node.outputs[0] for node in entry.nodes) for entry in groups_for(find_target("x86-64-avx2"), graph)]
+
+
+def test_a_maximum_is_fused_where_windows_do_not_overlap() -> None:
+    assert pooled() == [("s", "y", "p")]
+    assert pooled(stride=1) == [("s", "y"), ("p",)]
+
+
+def test_a_maximum_is_not_fused_behind_what_falls_or_is_read_elsewhere() -> None:
+    assert pooled(multipliers="[5, -6]") == [("s", "y"), ("p",)]
+    assert pooled('output "y" = %y') == [("s", "y"), ("p",)]
 
 
 def test_accumulators_with_two_readers_stay_in_memory() -> None:
