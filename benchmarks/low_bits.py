@@ -4,7 +4,7 @@
     python benchmarks/low_bits.py --networks resnet18 --markdown results.md
 
 Everything that is compared takes turns in one process, and the best turn of each counts: ratios of minima are what a shared machine
-can tell. Kernels read weights of a working set of their own, as often as they are run; activations are bytes.
+can tell. Kernels of a layer read and write the same memory, since a few per cent depend on which pages that is; activations are bytes.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from qcc.codegen.x86.dense import plan_dense
 from qcc.codegen.x86.depthwise import plan_depthwise
 from qcc.errors import QccError
 from qcc.ir.types import U8
-from qcc.machine import build_machine
 from qcc.models import samples, zoo
 from qcc.recipe import Recipe
 
 BITS = (8, 4, 3, 2)
 NETWORKS = ("efficientnet_lite0", "mobilenet_v2", "resnet18")
 TURNS = 40
+AHEAD = (0, 512, 2048, 8192)     # bytes, of plain reads; the fastest counts
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,31 @@ def library(kernels: Sequence[Any], target: Target, folder: Path) -> Callable[[A
     symbols = {kernel: f"kernel{number}" for number, kernel in enumerate(dict.fromkeys(kernels))}
     objects = compile_kernels(symbols, target, folder, workers=1)
     path = str(folder / "kernels.so")
-    link.execute([link.find_toolchain(target).compiler, "-shared", "-nostdlib", "-o", path, *map(str, objects)], folder, "linking kernels")
+    link.execute([*link.find_toolchain(target).compiler, "-shared", "-nostdlib", "-o", path, *map(str, objects)], folder, "linking kernels")
     loaded = ctypes.CDLL(path)
     return lambda kernel: getattr(loaded, symbols[kernel])
 
 
-def runner(function: Any, kernel: Any) -> tuple[Runner, Memory]:
-    """The kernel on one set of weights; the memory must be kept."""
-    sizes = [view.span * view.dtype.bytes for view in kernel.operands]
-    contender = Contender("", kernel.tasks, tuple((size, 0 < place < len(sizes) - 1) for place, size in enumerate(sizes)))
-    memory = Memory.for_contenders([contender])
-    return Runner(function, memory.calls(contender)[:1]), memory
+def runners(function: Callable[[Any], Any], kernels: Sequence[Any]) -> tuple[list[Runner], Memory]:
+    """Kernels of one layer, each on one set of weights, in the same memory, which must be kept."""
+    contenders = []
+    for kernel in kernels:
+        sizes = [view.span * view.dtype.bytes for view in kernel.operands]
+        contenders.append(Contender("", kernel.tasks, tuple((size, 0 < place < len(sizes) - 1) for place, size in enumerate(sizes))))
+    memory = Memory.for_contenders(contenders)
+    calls = [memory.calls(contender)[:1] for contender in contenders]
+    return [Runner(function(kernel), call) for kernel, call in zip(kernels, calls, strict=True)], memory
+
+
+def readers(kernels: Sequence[Any], memory: Memory, folder: Path) -> list[list[Runner]]:
+    """Per kernel: plain reads of as many bytes as its weights have, where they lie, with prefetches from several distances or none."""
+    path = folder / "read.so"
+    source = Path(__file__).with_name("read.c")
+    compiler = link.find_toolchain(find_target("host")).compiler
+    link.execute([*compiler, "-O2", "-march=native", "-shared", "-fPIC", "-o", str(path), str(source)], folder, "compiling read.c")
+    function = ctypes.CDLL(str(path)).read_bytes
+    address, integer = ctypes.c_void_p(memory.constants.ctypes.data), ctypes.c_int64
+    return [[Runner(function, [(address, integer(weight_bytes(kernel)), integer(ahead))]) for ahead in AHEAD] for kernel in kernels]
 
 
 def best(runners: Sequence[Callable[[], float]], turns: int) -> list[float]:
@@ -115,8 +129,8 @@ def kernel_rows(target: Target, turns: int, folder: Path) -> list[list[str]]:
     rows = []
     for layer in (*LAYERS, *PRODUCTS):
         own = [kernels[layer, bits] for bits in BITS]
-        runners, _memory = zip(*(runner(functions(kernel), kernel) for kernel in own), strict=True)
-        times = best([r.turn for r in runners], turns)
+        contenders, _memory = runners(functions, own)
+        times = best([contender.turn for contender in contenders], turns)
         cells = [f"{times[0] / time:.2f}x ({weight_bytes(kernel) / weight_bytes(own[0]):.3f})"
                  for time, kernel in zip(times[1:], own[1:], strict=True)]
         rows.append([layer.name, f"{times[0] * 1e6:.1f} µs", *cells])
@@ -127,13 +141,12 @@ def bandwidth_rows(target: Target, turns: int, folder: Path) -> list[list[str]]:
     """Per bits: bytes per second that the largest product reads, and the share of what plain reads of as many bytes reach."""
     layer = PRODUCTS[0]
     own = [planned(layer, bits, target) for bits in BITS]
-    functions, machine = library(own, target, folder), build_machine(folder, 1, target)
-    runners, _memory = zip(*(runner(functions(kernel), kernel) for kernel in own), strict=True)
-    times, reads = [float("inf")] * len(BITS), [0.0] * len(BITS)
-    for _ in range(max(1, turns // 10)):                                  # reads and products in turns
-        times = [min(pair) for pair in zip(times, best([r.turn for r in runners], 10), strict=True)]
-        reads = [max(rate, machine.measure(weight_bytes(kernel))[1]) for rate, kernel in zip(reads, own, strict=True)]
-    rates = [weight_bytes(kernel) / time for time, kernel in zip(times, own, strict=True)]
+    contenders, memory = runners(library(own, target, folder), own)
+    every = [[product, *plain] for product, plain in zip(contenders, readers(own, memory, folder), strict=True)]
+    found = [best([contender.turn for contender in group], turns) for group in every]
+    times = [group[0] for group in found]
+    rates, reads = ([weight_bytes(kernel) / seconds for kernel, seconds in zip(own, column, strict=True)]
+                    for column in (times, [min(group[1:]) for group in found]))
     return [[f"{bits}", f"{time * 1e6:.1f} µs", f"{times[0] / time:.2f}x", f"{rate * 1e-9:.1f}", f"{read * 1e-9:.1f}", f"{rate / read:.0%}"]
             for bits, time, rate, read in zip(BITS, times, rates, reads, strict=True)]
 
