@@ -131,12 +131,16 @@ def plan_dense(
     kernel = form if tile else min((_tiled(form, factor, target) for factor in range(1, groups + 1) if groups % factor == 0),
                                    key=lambda kernel: cycles(kernel.work, kernel.tile, target))
     kernel = tuned(kernel)
-    order = panel_channels(output.shape[3], kernel.groups, kernel.tile.blocks, target.lanes)
-    order = order if requantization is None else paired_lanes(order)
-    packed = _pack_weights(merge_groups(weights, groups, groups // kernel.groups), order, kernel)
+    return kernel, _constants(kernel, merge_groups(weights, groups, groups // kernel.groups), bias, requantization)
+
+
+def _constants(kernel: DenseKernel, weights: Array, bias: Array, requantization: Requantization | None) -> tuple[Array, ...]:
+    order = panel_channels(kernel.output.shape[3], kernel.groups, kernel.tile.blocks, kernel.lanes)
     if requantization is None:
-        return kernel, (packed, pack_numbers(bias, None, order))
-    return kernel, (packed, pack_numbers(bias, lifted_multipliers(requantization), order), parameters_of(requantization))
+        return _pack_weights(weights, order, kernel), pack_numbers(bias, None, order)
+    order = paired_lanes(order)
+    packed = _pack_weights(weights, order, kernel)
+    return packed, pack_numbers(bias, lifted_multipliers(requantization), order), parameters_of(requantization)
 
 
 def _pack_weights(weights: Array, channels: Array, kernel: DenseKernel) -> Array:
