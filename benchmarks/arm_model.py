@@ -3,11 +3,12 @@
     python benchmarks/arm_model.py loops                                    # dense layers, each target on its cores
     python benchmarks/arm_model.py loops --target aarch64-i8mm --bits 4
     python benchmarks/arm_model.py instructions mobilenet_v2 resnet50 --target aarch64-dotprod
-    python benchmarks/arm_model.py instructions mobilenet_v2 --peer "qemu-aarch64 -L ROOT -E PYTHONPATH=SITE ROOT/usr/bin/python3.11"
+    python benchmarks/arm_model.py instructions mobilenet_v2 --peer "qemu-aarch64 -L ROOT -E PYTHONPATH=SITE ROOT/usr/bin/python3.11" --ncnn
 
 `loops` takes the innermost loop of each kernel from its object and gives it to llvm-mca: cycles per multiply-accumulate, and the share of
 the products per cycle that the same model allows when nothing waits. `instructions` runs the network once and thrice under qemu-user with a
-plugin that counts, and gives the difference; with --peer also onnxruntime's int8 model in a Python for ARM under the same emulator.
+plugin that counts, and gives the difference; with --peer also onnxruntime's int8 model in a Python for ARM under the same emulator, and
+with --ncnn ncnn's in the same Python. ROOT/proc/cpuinfo must be that of a machine for ARM: onnxruntime from 1.18 on crashes on another.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import arm_ncnn
 import numpy as np
 import onnx
 from arm_loops import cycles, hot_loop, instructions_of, limit
@@ -40,7 +42,7 @@ CPUS = {"aarch64-i8mm": "max", "aarch64-dotprod": "neoverse-n1", "aarch64-neon":
 LAYERS = {"3x3 56x56 64->64": (56, 64, 64, 3), "3x3 28x28 128->128": (28, 128, 128, 3), "3x3 14x14 256->256": (14, 256, 256, 3),
           "3x3 7x7 512->512": (7, 512, 512, 3), "1x1 56x56 64->256": (56, 64, 256, 1), "1x1 56x56 256->64": (56, 256, 64, 1),
           "1x1 28x28 512->128": (28, 512, 128, 1), "1x1 14x14 1024->256": (14, 1024, 256, 1), "1x1 14x14 96->576": (14, 96, 576, 1)}
-PEER_IR = 9     # of ONNX, that onnxruntime 1.17 reads; later ones crash under QEMU 7.2
+PEER_IR = 9     # of ONNX, that onnxruntime 1.17 reads
 HERE = Path(__file__).resolve().parent
 
 PROGRAM = """
@@ -132,19 +134,34 @@ def instructions(name: str, options: argparse.Namespace, folder: Path) -> None:
     ours = per_inference("qemu-aarch64", str(folder / "program"))
     print(f"{name}: {macs / 1e6:.1f} MMACs; qcc {ours / 1e6:.2f} M instructions, {ours / macs:.4f} per MAC", flush=True)
     if options.peer:
-        quantized = folder / "peer.onnx"
-        peers.quantize_onnx(model, feeds, folder / "prepared.onnx", quantized)
-        graph = onnx.load(quantized)
-        graph.ir_version = min(graph.ir_version, PEER_IR)
-        used = [entry for entry in graph.opset_import if entry.domain in {node.domain for node in graph.graph.node}]
-        del graph.opset_import[:]
-        graph.opset_import.extend(used)
-        onnx.save(graph, quantized)
-        (folder / "peer.py").write_text(PEER, encoding="utf-8")
         emulator, *rest = shlex.split(options.peer)
-        theirs = per_inference(emulator, *rest, str(folder / "peer.py"), str(quantized))
-        figures = f"{theirs / 1e6:.2f} M instructions, {theirs / macs:.4f} per MAC, {theirs / ours:.2f} x qcc"
-        print(f"{name}: onnxruntime int8 {figures}", flush=True)
+        others = {"onnxruntime": _onnxruntime(name, folder)} | ({"ncnn": _ncnn(name, folder)} if options.ncnn else {})
+        for peer, arguments in others.items():
+            theirs = per_inference(emulator, *rest, *arguments)
+            figures = f"{theirs / 1e6:.2f} M instructions, {theirs / macs:.4f} per MAC, {theirs / ours:.2f} x qcc"
+            print(f"{name}: {peer} int8 {figures}", flush=True)
+
+
+def _onnxruntime(name: str, folder: Path) -> tuple[str, str]:
+    """What Python shall run for onnxruntime's int8 model of the network, which is made here."""
+    quantized, script = folder / "peer.onnx", folder / "onnxruntime_runs.py"
+    peers.quantize_onnx(zoo.path(name), samples.samples(name, 2), folder / "prepared.onnx", quantized)
+    graph = onnx.load(quantized)
+    graph.ir_version = min(graph.ir_version, PEER_IR)
+    used = [entry for entry in graph.opset_import if entry.domain in {node.domain for node in graph.graph.node}]
+    del graph.opset_import[:]
+    graph.opset_import.extend(used)
+    onnx.save(graph, quantized)
+    script.write_text(PEER, encoding="utf-8")
+    return str(script), str(quantized)
+
+
+def _ncnn(name: str, folder: Path) -> tuple[str, str]:
+    """The same for ncnn."""
+    script = folder / "ncnn_runs.py"
+    script.write_text(arm_ncnn.PROGRAM, encoding="utf-8")
+    arm_ncnn.write(zoo.path(name), folder / "ncnn")
+    return str(script), str(folder / "ncnn")
 
 
 def main() -> int:
@@ -154,6 +171,7 @@ def main() -> int:
     parser.add_argument("--target", default="", choices=("", *CPUS), help="by default all for `loops`, aarch64-dotprod for `instructions`")
     parser.add_argument("--bits", type=int, default=8, help="of weights (default: %(default)s)")
     parser.add_argument("--peer", default="", help="an emulated Python for ARM that has onnxruntime, beginning with the emulator")
+    parser.add_argument("--ncnn", action="store_true", help="the same Python has ncnn; only for ResNets and MobileNets")
     options = parser.parse_args()
     if options.what == "loops":
         for target in [options.target] if options.target else CORES:

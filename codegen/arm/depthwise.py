@@ -72,13 +72,15 @@ class NeonDepthwiseKernel(DepthwiseForm):
         return self.output.shape[0] * self.output.shape[1] * self.blocks
 
     def emit(self, target: Target) -> Any:
-        return _Emitter(self).emit()
+        return _WideningCode(self).emit()
 
 
-class _Emitter:
-    """The code of one kernel."""
+class DepthwiseCode:
+    """What the code of all kernels of depthwise layers has; `vectors` accumulators are a block of channels."""
 
-    def __init__(self, kernel: NeonDepthwiseKernel) -> None:
+    vectors = VECTORS
+
+    def __init__(self, kernel: Any) -> None:
         self.kernel, self.function = kernel, Function(kernel.operands)
         memories = list(self.function.operands)
         self.source = memories.pop(0)
@@ -88,6 +90,41 @@ class _Emitter:
         self.requantizer = None
         if kernel.epilogue is not None:
             self.requantizer = NeonRequantizer(self.function, kernel.epilogue, self.numbers, memories[2], self.output)
+
+    def _address(self, view: View, image: Any, row: Any, column: Any, channel: Any) -> Any:
+        return self.function.let(image * view.strides[0] + row * view.strides[1] + column * view.strides[2] + channel)
+
+    def _constants(self, block: Any, vector: int) -> Any:
+        """Where the bias of a vector lies; its multipliers follow."""
+        return (block * self.vectors + vector) * (self.kernel.numbers * LANES)
+
+    def _finish(self, accumulators: list[list[Register]], block: Any, output: Any, residual: Any) -> None:
+        """Requantize and store a row of pixels."""
+        kernel = self.kernel
+        outputs = []
+        for pixel, registers in enumerate(accumulators):
+            address = self.function.let(output + pixel * kernel.output.strides[2])
+            for vector, register in enumerate(registers):
+                channel, width = vector * LANES, max(0, min(LANES, kernel.output.shape[3] - vector * LANES))
+                if self.requantizer is None:
+                    store_first(self.output, address + channel, self._sum(register), width)
+                    continue
+                added = None
+                if self.residual is not None and kernel.residual is not None:
+                    added = self.residual.load(residual + pixel * kernel.residual.strides[2] + channel, LANES)
+                outputs.append(Output(register.get(), self._constants(block, vector) + LANES, address, channel, width, added))
+        if self.requantizer is not None:
+            self.requantizer.store(outputs)
+
+    def _sum(self, register: Register) -> Any:
+        """What is stored of an accumulator without a requantization."""
+        return register.get()
+
+
+class _WideningCode(DepthwiseCode):
+    """The code of one kernel with widening products."""
+
+    kernel: NeonDepthwiseKernel
 
     def emit(self) -> Any:
         from tvm import tirx
@@ -106,13 +143,6 @@ class _Emitter:
                 column = function.let(tirx.Min(step * kernel.columns, number(columns - kernel.columns)))
                 self._tile(block, image, row, column, channel)
         return function.finish()
-
-    def _address(self, view: View, image: Any, row: Any, column: Any, channel: Any) -> Any:
-        return self.function.let(image * view.strides[0] + row * view.strides[1] + column * view.strides[2] + channel)
-
-    def _constants(self, block: Any, vector: int) -> Any:
-        """Where the bias of a vector lies; its multipliers follow."""
-        return (block * VECTORS + vector) * (self.kernel.numbers * LANES)
 
     def _tile(self, block: Any, image: Any, row: Any, column: Any, channel: Any) -> None:
         kernel, function = self.kernel, self.function
@@ -152,28 +182,11 @@ class _Emitter:
                     register = registers[half * 2 + quarter]
                     register.set(register.get() + cast(shuffle([total], range(quarter * 4, quarter * 4 + 4)), "int32"))
 
-    def _finish(self, accumulators: list[list[Register]], block: Any, output: Any, residual: Any) -> None:
-        kernel = self.kernel
-        outputs = []
-        for pixel, registers in enumerate(accumulators):
-            address = self.function.let(output + pixel * kernel.output.strides[2])
-            for vector, register in enumerate(registers):
-                channel, width = vector * LANES, max(0, min(LANES, kernel.output.shape[3] - vector * LANES))
-                if self.requantizer is None:
-                    store_first(self.output, address + channel, register.get(), width)
-                    continue
-                added = None
-                if self.residual is not None and kernel.residual is not None:
-                    added = self.residual.load(residual + pixel * kernel.residual.strides[2] + channel, LANES)
-                outputs.append(Output(register.get(), self._constants(block, vector) + LANES, address, channel, width, added))
-        if self.requantizer is not None:
-            self.requantizer.store(outputs)
 
-
-def plan_depthwise(
+def plan_widening(
     source: View, weights: Array, bias: Array, strides: tuple[int, int], dilations: tuple[int, int], output: View,
     requantization: Requantization | None, residual: View | None, target: Target,
-    tuned: Callable[[NeonDepthwiseKernel], NeonDepthwiseKernel] = unchanged,
+    tuned: Callable[[Any], Any] = unchanged,
 ) -> tuple[NeonDepthwiseKernel, tuple[Array, ...]]:
     """The kernel of a layer and its constants, in the order of its operands; arguments as `qcc.codegen.x86.depthwise.plan_depthwise`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qcc.codegen.arm.dense import LEAST_WEIGHT, plan_dense
-from qcc.codegen.arm.depthwise import plan_depthwise
+from qcc.codegen.arm.depthwise_dot import plan_depthwise
 from qcc.codegen.arm.elementwise import plan_requantize
 from qcc.codegen.cpu.rules import Architecture, families
 from qcc.ir import Array

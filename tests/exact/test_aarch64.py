@@ -20,7 +20,7 @@ import qcc
 from qcc import verification
 from qcc.cli import main
 from qcc.codegen.arm.dense import NeonDenseKernel, plan_dense
-from qcc.codegen.arm.depthwise import plan_depthwise
+from qcc.codegen.arm.depthwise_dot import plan_depthwise
 from qcc.codegen.arm.tiles import CORES as FIGURES
 from qcc.codegen.cpu.elementwise import RequantizeKernel
 from qcc.codegen.cpu.lookup import plan_lookup
@@ -113,8 +113,7 @@ def of_few_bits(layer: Layer, bits: int) -> Layer:
 @pytest.mark.parametrize("target", CPUS)
 def test_layers_of_awkward_shapes(target: str, bits: int, tmp_path: Path) -> None:
     layers: list[Layer] = [test_dense.layer(case, seed) for seed, case in enumerate(test_dense.CASES)]
-    if target == "aarch64-neon":    # every target has the same code
-        layers += [test_depthwise.layer(case, seed) for seed, case in enumerate(test_depthwise.CASES)]
+    layers += [test_depthwise.layer(case, seed) for seed, case in enumerate(test_depthwise.CASES)]
     widths = [8 if bits == 8 else (4, 3, 2)[seed % 3] for seed in range(len(layers))]
     layers = [of_few_bits(layer, width) for layer, width in zip(layers, widths, strict=True)]
     calls, outputs, stored = [], [], list[int]()
