@@ -6,15 +6,17 @@ the arena is as large as the largest of them needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcc.codegen.cuda.toolchain import machine_code
+from qcc.codegen.families import layer_of
 from qcc.codegen.floats import make_islands
 from qcc.codegen.island import Island
+from qcc.codegen.kernel import Nothing
 from qcc.codegen.plan import ConstantPool, plan
-from qcc.codegen.program import Program
+from qcc.codegen.program import Program, Step
 from qcc.codegen.target import Target
 from qcc.codegen.tune import Tuner
 from qcc.codegen.tuning import Tuning
@@ -70,14 +72,42 @@ def plan_variants(graph: Graph, target: Target, name: str, islands: Mapping[str,
     """The first variant's program, with all of them.
 
     Raises:
-        CodegenError: variants differ in their steps (the library has one list of them).
+        CodegenError: variants differ in more than how they compute a layer (the library has one list of steps).
     """
     pool = ConstantPool()
-    parts = [plan(graph, part, name, islands[part.name], pool=pool) for part in target.parts]
-    if len({tuple(step.node for step in part.steps) for part in parts}) > 1:
-        raise CodegenError(f"{name}: the kernels for {', '.join(target.variants)} fall into different steps; compile for one target each")
+    parts = aligned([plan(graph, part, name, islands[part.name], pool=pool) for part in target.parts])
     arena = max(part.arena_bytes for part in parts)
     variants = tuple(
         replace(part, constants=bytes(pool.data), arena_bytes=arena, variant=f"{part_target.name.rpartition('-')[2]}_")
         for part, part_target in zip(parts, target.parts, strict=True))
     return replace(variants[0], arena_lower_bound=max(part.arena_lower_bound for part in parts), variants=variants)
+
+
+def aligned(programs: Sequence[Program]) -> list[Program]:
+    """The programs with equal names of steps: what only some of them do for a layer, the others have a place of no work for."""
+    found = [_by_layer(program.steps) for program in programs]
+    layers = [[step.node for _, step in steps] for steps in found]
+    if any(names != layers[0] for names in layers):
+        raise CodegenError(f"{programs[0].name}: the kernels of its targets fall into different steps; compile for one target each")
+    wanted = [dict.fromkeys(step.node for before, _ in column for step in before) for column in zip(*found, strict=True)]
+    result = []
+    for program, steps in zip(programs, found, strict=True):
+        every: list[Step] = []
+        for names, (before, step) in zip(wanted, steps, strict=True):
+            own = {helping.node: helping for helping in before}
+            every += [*(own.get(name) or Step(name, Nothing(), ()) for name in names), step]
+        result.append(replace(program, steps=tuple(every)))
+    return result
+
+
+def _by_layer(steps: Sequence[Step]) -> list[tuple[list[Step], Step]]:
+    """Every step that completes a value, with those before it that help with that."""
+    found: list[tuple[list[Step], Step]] = []
+    before: list[Step] = []
+    for step in steps:
+        if layer_of(step.node) != step.node:
+            before.append(step)
+        else:
+            found.append((before, step))
+            before = []
+    return found

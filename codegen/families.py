@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,10 @@ from qcc.codegen.kernel import Kernel, View, unchanged
 from qcc.codegen.placing import Capabilities, Place
 from qcc.codegen.target import Target
 from qcc.ir import Array, Graph
+
+PREPARED = "@weights"    # behind the label of a layer: that of the call that prepares its constants
+PART = "@to "            # and of one that computes some of its channels, with the number of the last
+_HELP = re.compile(rf"({PART}\d+)?({PREPARED})?$")
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class Family:
     accepts: Callable[[Graph, Group], bool]
     capabilities: Capabilities
     plan: Callable[[Site], list[Call]]
+
+
+def layer_of(label: str) -> str:
+    """The label of the layer that a call helps with; that of any other call as it is."""
+    return _HELP.sub("", label)
 
 
 def choose(families: tuple[Family, ...], graph: Graph, entry: Group) -> Family:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qcc.ir.types import DType
+from qcc.ir.types import Array, DType
 
 if TYPE_CHECKING:
     from qcc.codegen.target import Target
@@ -90,6 +90,40 @@ class Kernel(Protocol):
 
 
 READ_SLACK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """No work, in a place where another variant of a library has some."""
+
+    @property
+    def operands(self) -> tuple[View, ...]:
+        return ()
+
+    @property
+    def tasks(self) -> int:
+        return 0
+
+    @property
+    def macs(self) -> int:
+        return 0
+
+    def emit(self, target: Target) -> Any:
+        from qcc.codegen.emit import Function
+
+        return Function(()).finish()
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An operand that a kernel of its own makes of a constant, in scratch memory, before the kernel runs that reads it.
+
+    Attributes:
+        kernel: its operands are the constant and the result.
+    """
+
+    kernel: Kernel
+    constant: Array
 
 
 def unchanged(kernel: Any) -> Any:

@@ -27,6 +27,8 @@ from qcc.codegen.tuning_race import Rules
 from qcc.codegen.worker import KernelCompiler
 from qcc.codegen.x86 import tiles as x86_tiles
 from qcc.codegen.x86.dense import DenseKernel
+from qcc.codegen.x86.pairs import PairsKernel
+from qcc.codegen.x86.winograd import WinogradKernel
 from qcc.errors import UsageError
 
 FORMAT = 1
@@ -175,6 +177,8 @@ def estimate(step: Step, target: Target) -> float:
     cycles = kernel.macs / target.lanes
     if isinstance(kernel, DenseKernel):
         cycles = x86_tiles.cycles(kernel.work, kernel.tile, target)
+    elif isinstance(kernel, PairsKernel | WinogradKernel):
+        cycles = kernel.cycles(target)
     elif isinstance(kernel, NeonDenseKernel):
         cycles = arm_tiles.cycles(kernel.work, kernel.tile, dot_product_of(target, kernel.paired), arm_tiles.CORES[target.core])
     return CALL_SECONDS + max(cycles / CLOCK, moved / BANDWIDTH)

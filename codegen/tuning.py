@@ -21,7 +21,9 @@ from qcc.codegen.kernel import View
 from qcc.codegen.target import Target
 from qcc.codegen.x86.dense import DenseKernel
 from qcc.codegen.x86.depthwise import DepthwiseKernel
+from qcc.codegen.x86.pairs import PairsKernel
 from qcc.codegen.x86.tiles import DEPTHWISE_ROWS, MOST_FOLD, candidates, cycles
+from qcc.codegen.x86.winograd import WinogradKernel
 from qcc.errors import UsageError
 
 FILE_NAME = "tuning.json"
@@ -52,7 +54,7 @@ def _depthwise(kernel: DepthwiseKernel, target: Target) -> list[DepthwiseKernel]
     return sorted(kernels, key=computed)
 
 
-def _kind(kernel: DenseKernel) -> tuple[int, int]:
+def _kind(kernel: DenseKernel | PairsKernel | WinogradKernel) -> tuple[int, int]:
     return kernel.tile.blocks, kernel.tile.rows * kernel.tile.columns
 
 
@@ -73,6 +75,8 @@ class _Choices:
 
 _CHOICES: Mapping[type, _Choices] = {
     DenseKernel: _Choices(("tile",), _dense, _kind),
+    PairsKernel: _Choices(("tile",), PairsKernel.tiles, _kind),
+    WinogradKernel: _Choices(("tile",), WinogradKernel.tiles, _kind),
     DepthwiseKernel: _Choices(("rows", "fold"), _depthwise, lambda kernel: (kernel.rows, kernel.fold)),
     gpu_dense.DenseKernel: _Choices(("tile", "resident"), gpu_dense.alternatives, lambda kernel: (kernel.tile.columns, kernel.tile.rows)),
     gpu_depthwise.DepthwiseKernel: _Choices(("rows", "columns"), gpu_depthwise.alternatives, lambda kernel: (kernel.columns, kernel.rows)),

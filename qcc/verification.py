@@ -30,7 +30,7 @@ FLOAT_BOUND = 1e-3
 # A kernel of a dense layer has one of these in its innermost loops; others may do without.
 _DOT_INSTRUCTIONS = {"vnni512": ("vpdpbusd",), "vnni256": ("vpdpbusd",), "madd256": ("vpmaddwd",),
                      "smmla": ("usmmla", "usdot", "sudot"), "sdot": ("sdot",), "neon": ("smull", "smlal")}
-_DENSE = ("DenseKernel", "NeonDenseKernel")
+_DENSE = ("DenseKernel", "NeonDenseKernel", "PairsKernel", "WinogradKernel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ def check_layers(module: Module, graph: Graph, feeds: Mapping[str, Array]) -> It
 def _written(graph: Graph, step: StepRecord) -> tuple[str, ...]:
     """The values that a step writes, in the order of its last arguments."""
     node = graph.producers.get(step.node)
-    return node.outputs if node is not None else (step.node,)
+    return node.outputs if node is not None else (step.node,) if step.arguments else ()
 
 
 def _declared(graph: Graph, name: str, array: Array) -> Array:

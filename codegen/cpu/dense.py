@@ -138,8 +138,13 @@ class ImplicitProduct:
         return (self.source, *residual, weights, numbers, *self.parameters, self.output)
 
     @property
+    def extents(self) -> tuple[int, int]:
+        """Rows and columns that tiles cover: those of the sums."""
+        return self.sums
+
+    @property
     def pixel_tiles(self) -> tuple[int, int, int]:
-        rows, columns = self.sums
+        rows, columns = self.extents
         return self.output.shape[0], -(-rows // self.tile.rows), -(-columns // self.tile.columns)
 
     @property

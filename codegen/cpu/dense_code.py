@@ -36,13 +36,14 @@ class ImplicitProductCode(ABC):
 
         kernel, function = self.kernel, self.function
         images, tile_rows, tile_columns = kernel.pixel_tiles
-        rows, columns = kernel.sums
+        rows, columns = kernel.extents
         with function.loop(function.begin, function.end) as task:
             panel_group, tile = self._divide(task, images * tile_rows * tile_columns)
             image, rest = self._divide(tile, tile_rows * tile_columns)
             row, column = self._divide(rest, tile_columns)
             row = function.let(tirx.Min(row * kernel.tile.rows, tirx.const(rows - kernel.tile.rows, "int32")))
             column = function.let(tirx.Min(column * kernel.tile.columns, tirx.const(columns - kernel.tile.columns, "int32")))
+            self._begin_tile(image, row, column)
             first = function.let(panel_group * kernel.panel_group)
             with function.loop(first, tirx.Min(first + kernel.panel_group, tirx.const(kernel.panels, "int32"))) as panel:
                 self._tile(panel, self._upcoming(panel_group, tile, panel), image, row, column)
@@ -57,6 +58,14 @@ class ImplicitProductCode(ABC):
     def _address(self, view: View, image: Any, row: Any, column: Any, channel: Any) -> Any:
         return self.function.let(image * view.strides[0] + row * view.strides[1] + column * view.strides[2] + channel)
 
+    def _begin_tile(self, image: Any, row: Any, column: Any) -> None:
+        """What is done once for all panels that are computed for a tile of pixels."""
+        return
+
+    def _source(self, image: Any, row: Any, column: Any, channel: Any) -> Any:
+        """Where the reduction of a tile begins to read."""
+        return self._address(self.kernel.source, image, row * self.kernel.strides[0], column * self.kernel.strides[1], channel)
+
     def _tile(self, panel: Any, upcoming: Any, image: Any, row: Any, column: Any) -> None:
         from tvm import tirx
 
@@ -66,8 +75,7 @@ class ImplicitProductCode(ABC):
         limit = tirx.const(max(0, own - tile.blocks * kernel.lanes), "int32")
         start = tirx.Min(panel_of_group * (tile.blocks * kernel.lanes), limit)
         channel = self.function.let(group * own + start)
-        source = self._address(kernel.source, image, row * kernel.strides[0], column * kernel.strides[1],
-                               group * (kernel.source.shape[3] // kernel.groups))
+        source = self._source(image, row, column, group * (kernel.source.shape[3] // kernel.groups))
         accumulators = [[self._initial(panel, block) for block in range(tile.blocks)] for _ in range(tile.pixels)]
         self._reduce(accumulators, source, self.function.let(panel * (kernel.steps * kernel.step_bytes)), upcoming)
         down, along = (tirx.const(extent, "int32") for extent in kernel.pool)

@@ -14,9 +14,9 @@ VECTORS = 4    # of one block of channels in a depthwise layer, as many as the e
 GROUPS = {2: 4, 3: 8, 4: 2}    # bits of a stored weight -> vectors that are stored together, in as many bytes as their bits fill
 
 
-def words(run: int) -> int:
-    """32-bit words that hold `run` bytes."""
-    return -(-run // WORD)
+def words(run: int, word: int = WORD) -> int:
+    """32-bit words that hold a run of so many factors, `word` of them in one."""
+    return -(-run // word)
 
 
 def panel_channels(channels: int, groups: int, blocks: int, lanes: int) -> Array:
@@ -57,12 +57,12 @@ def take_channels(values: Array, channels: Array) -> Array:
     return np.asarray(np.where((channels >= 0).reshape(channels.shape + (1,) * (values.ndim - 1)), taken, 0).astype(values.dtype))
 
 
-def pack_weights(runs: Array, channels: Array) -> Array:
-    """i8 [OC, runs, bytes] -> i8 [panels, runs * words, blocks, lanes, 4]: a run is a stretch of source bytes without gaps."""
+def pack_weights(runs: Array, channels: Array, word: int = WORD) -> Array:
+    """i8 [OC, runs, bytes] -> i8 [panels, runs * words, blocks, lanes, word]: a run is a stretch of the source without gaps."""
     outputs, count, run = runs.shape
-    padded = np.zeros((outputs, count, words(run) * WORD), np.int8)
+    padded = np.zeros((outputs, count, words(run, word) * word), np.int8)
     padded[:, :, :run] = runs
-    lanes = take_channels(padded.reshape(outputs, count * words(run), WORD), channels)
+    lanes = take_channels(padded.reshape(outputs, count * words(run, word), word), channels)
     return np.ascontiguousarray(lanes.transpose(0, 3, 1, 2, 4))
 
 

@@ -44,6 +44,10 @@ class Requantization:
             terms.append((residual, np.array(self.residual_multiplier << self.residual_lift, np.int64), self.residual_zero_point))
         return requantize(terms, self.shift, self.zero_point, self.low, self.high).astype(np.uint8)
 
+    def of(self, channels: slice) -> Requantization:
+        """That of some of the channels."""
+        return replace(self, multiplier=self.multiplier[channels]) if self.multiplier.ndim else self
+
     def scaled(self, bits: int) -> Requantization:
         """The same results from accumulators that are 2^bits times larger: every term of the sum is, so the shift takes it away again.
 

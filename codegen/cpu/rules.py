@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,12 +17,13 @@ from qcc.codegen.cpu.elementwise import plan_clamp, plan_multiply
 from qcc.codegen.cpu.lookup import plan_lookup
 from qcc.codegen.cpu.pool import plan_global_sum, plan_window_max, plan_window_sum
 from qcc.codegen.cpu.requantization import Requantization
-from qcc.codegen.families import Call, Family, Site
+from qcc.codegen.families import PART, PREPARED, Call, Family, Site
 from qcc.codegen.floats import is_island, plan_island
 from qcc.codegen.groups import Group
-from qcc.codegen.kernel import Kernel, View
+from qcc.codegen.kernel import Kernel, Prepared, View
 from qcc.codegen.moves import is_move, plan_move
 from qcc.codegen.placing import DENSE, Capabilities, Place
+from qcc.codegen.target import Target
 from qcc.codegen.te import TeKernel
 from qcc.ir import Array, DType, Graph, Node
 from qcc.ops import (
@@ -41,11 +42,15 @@ from qcc.ops import (
 
 STRIDED = Capabilities(True)
 SCATTERED = Capabilities(True, scattered=True)
-Planned = tuple[Kernel, tuple[Array, ...]]
+Planned = tuple[Kernel, tuple[Array | Prepared, ...]]
 
 
 def any_weights(weights: Array) -> bool:
     return True
+
+
+def all_channels(weights: Array, groups: int, output: View, target: Target) -> list[slice]:
+    return [slice(0, len(weights))]
 
 
 @dataclass(frozen=True)
@@ -57,14 +62,16 @@ class Architecture:
             for groups with a maximum, where the architecture fuses any.
         plan_depthwise: the same without groups.
         plan_requantize: (op, views of the terms, multipliers, destination).
+        parts: the output channels of a dense layer that are computed one after the other, by (weights, groups, output, target).
         wide: whether its dense layers take activations of 16 bits.
         takes: whether the kernels of linear layers compute with such weights (i8 [OC, ...]).
     """
 
     plan_dense: Callable[..., Planned]
     plan_depthwise: Callable[..., Planned]
-    plan_requantize: Callable[[Requantize, Sequence[View], Sequence[Array], View], Planned]
+    plan_requantize: Callable[[Requantize, Sequence[View], Sequence[Array], View], tuple[Kernel, tuple[Array, ...]]]
     takes: Callable[[Array], bool] = any_weights
+    parts: Callable[[Array, int, View, Target], list[slice]] = all_channels
     wide: bool = False
 
 
@@ -117,16 +124,53 @@ def plan_linear(architecture: Architecture, site: Site) -> list[Call]:
     op = node.op if isinstance(node.op, IntegerConvolution) else IntegerConvolution()
     if isinstance(node.op, IntegerMatMul):
         weights = weights[:, None, None, :]
-    form = (image(x.view), weights, bias, op.strides, op.dilations)
-    after = (image(y.view), requantization(site), None if residual is None else image(residual.view), site.target)
+    divide = all_channels if is_depthwise(site.graph, site.group) else architecture.parts
+    calls: list[Call] = []
+    for own in divide(weights, op.groups, y.view, site.target):
+        places = (x, None if residual is None else _channels(residual, own), _channels(y, own))
+        form = (image(x.view), weights[own], bias[own], op.strides, op.dilations)
+        calls += _linear_part(architecture, site, op.groups, form, places, own)
+    return calls
+
+
+def _linear_part(
+    architecture: Architecture, site: Site, groups: int, form: tuple[Any, ...], places: tuple[Place, Place | None, Place], own: slice
+) -> list[Call]:
+    """The calls that compute some of the channels: their source, residual and result lie at `places`."""
+    x, residual, y = places
+    numbers, label = requantization(site), site.label
+    after = (image(y.view), None if numbers is None else numbers.of(own), None if residual is None else image(residual.view), site.target)
     if is_depthwise(site.graph, site.group):
         kernel, constants = architecture.plan_depthwise(*form, *after, tuned=site.tuned)
     elif site.group.maximum is None:
-        kernel, constants = architecture.plan_dense(*form, op.groups, *after, tuned=site.tuned)
+        kernel, constants = architecture.plan_dense(*form, groups, *after, tuned=site.tuned)
     else:
         pool = cast(WindowMax, site.group.maximum.op).kernel
-        kernel, constants = architecture.plan_dense(*form, op.groups, *after, tuned=site.tuned, pool=pool)
-    return [Call(site.label, kernel, (x, *([residual] if residual else []), *constants, y))]
+        kernel, constants = architecture.plan_dense(*form, groups, *after, tuned=site.tuned, pool=pool)
+    if own.stop < site.graph.types[site.group.node.outputs[0]].shape[-1]:
+        label += f"{PART}{own.stop - 1}"
+    return prepared_calls(label, kernel, (x, *([residual] if residual else [])), constants, y)
+
+
+def _channels(place: Place, own: slice) -> Place:
+    """The place of some of the channels of a value."""
+    view = place.view
+    if own == slice(0, view.shape[-1]):
+        return place
+    return Place(place.root, place.offset + own.start * view.strides[-1], replace(view, shape=(*view.shape[:-1], own.stop - own.start)))
+
+
+def prepared_calls(label: str, kernel: Kernel, before: tuple[Place, ...], constants: Sequence[Array | Prepared], y: Place) -> list[Call]:
+    """The call of a kernel, and before it those that prepare its constants."""
+    calls, arguments = [], list[Place | Array]()
+    for constant in constants:
+        if isinstance(constant, Prepared):
+            place = Place(f"{label}{PREPARED}", 0, constant.kernel.operands[-1])
+            calls.append(Call(place.root, constant.kernel, (constant.constant, place)))
+            arguments.append(place)
+        else:
+            arguments.append(constant)
+    return [*calls, Call(label, kernel, (*before, *arguments, y))]
 
 
 def gives_bytes(graph: Graph, entry: Group) -> bool:

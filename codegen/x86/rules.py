@@ -12,12 +12,12 @@ from qcc.codegen.families import Call, Family, Scratch, Site
 from qcc.codegen.groups import Group
 from qcc.codegen.placing import DENSE
 from qcc.codegen.x86.batch import plan_batch
-from qcc.codegen.x86.dense import plan_dense
+from qcc.codegen.x86.choice import parts, plan_product
 from qcc.codegen.x86.depthwise import plan_depthwise
 from qcc.ir import Graph, Node
 from qcc.ops import IntegerBatchMatMul, IntegerConvolution, WindowMax
 
-ARCHITECTURE = Architecture(plan_dense, plan_depthwise, plan_requantize, wide=True)
+ARCHITECTURE = Architecture(plan_product, plan_depthwise, plan_requantize, parts=parts, wide=True)
 NARROWEST = 16      # columns of a product of two activations: those of the widest vector
 MOST_POOLED = 4     # sums of a maximum that is fused: they must fit the registers times the blocks of a tile
 

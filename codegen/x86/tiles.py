@@ -29,6 +29,12 @@ FIRST_LEVEL = 32768     # bytes of weights that stay in the first-level cache be
 STREAM = 28.0           # bytes of weights per cycle from the second-level cache
 UNPACK = {2: 1.75, 3: 2.2, 4: 1.5, 8: 0.0}    # instructions to make a vector of weights from those that share bytes with others
 ISSUED = 4.0            # vector instructions per cycle, of which dot products can be half
+PAIR_PRODUCT = 0.575    # cycles of vpmaddwd and vpaddd where both pipes are full; of four such pipes, two multiply
+PAIR_LATENCY = 2.0      # cycles from one sum to the next into the same accumulator, and of a step's loop
+WIDENED = 1.2           # cycles to load, widen and store a vector of 16-bit numbers
+FILTERED = 14.0         # cycles to transform nine vectors of weights
+TRANSFORMED = 22.0      # and 16 vectors of a source
+COLLECTED = 16.0        # and 16 sums, back to four
 CROWDED = 12.0          # more of them where accumulators leave the epilogue hardly a register, of which a residual needs more
 
 
@@ -45,13 +51,36 @@ def candidates(work: Work, target: Target) -> Iterator[Tile]:
 
 def cycles(work: Work, tile: Tile, target: Target) -> float:
     """Estimated cycles of the whole layer on one core."""
-    accumulators = tile.pixels * tile.blocks
     vector = target.lanes * 4 * work.weight_bits / 8
     streamed = tile.blocks * vector / STREAM if work.steps * work.channels * work.weight_bits / 2 > FIRST_LEVEL else 0.0
     dot = DOT_PRODUCTS[target.dot]
-    products = accumulators * dot.cycles + tile.blocks * dot.weight_cycles + tile.pixels * dot.activation_cycles
+    products = tile.pixels * tile.blocks * dot.cycles + tile.blocks * dot.weight_cycles + tile.pixels * dot.activation_cycles
     issued = (2 * products + tile.blocks * UNPACK[work.weight_bits]) / ISSUED
-    step = max(products, issued, (tile.pixels + tile.blocks) / 2, LATENCY, streamed)
+    return layer_cycles(work, tile, target, max(products, issued, (tile.pixels + tile.blocks) / 2, LATENCY, streamed))
+
+
+def pair_cycles(work: Work, tile: Tile, target: Target, widened: int) -> float:
+    """The same where both factors are 16-bit numbers in memory, a step has two products, and so many vectors are widened for it."""
+    panel = work.steps * tile.blocks * target.lanes * 4
+    streamed = tile.blocks * target.lanes * 4 / STREAM if panel > FIRST_LEVEL else 0.0
+    step = max(tile.pixels * tile.blocks * PAIR_PRODUCT, (tile.pixels + tile.blocks) / 2, PAIR_LATENCY, streamed)
+    return layer_cycles(work, tile, target, step) + WIDENED * widened
+
+
+def filtered_cycles(work: Work, tile: Tile, target: Target, filters: int, chunks: int) -> float:
+    """The same of minimal filtering, of which the columns are squares of four outputs; filters and chunks of the source are transformed."""
+    accumulators = tile.pixels * tile.blocks
+    streamed = tile.blocks * target.lanes * 4 / STREAM
+    step = max(accumulators * PAIR_PRODUCT, (tile.pixels + tile.blocks) / 2, PAIR_LATENCY, streamed)
+    tiles = ceil(work.columns / tile.columns) * panels(work.channels, tile, target.lanes)
+    outputs = 4 * (EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE) + COLLECTED
+    overhead = 16 * (TILE_OVERHEAD + accumulators * STORE) + CONSTANTS * tile.blocks
+    return tiles * (work.steps * step + accumulators * outputs + overhead) + FILTERED * filters + TRANSFORMED * chunks
+
+
+def layer_cycles(work: Work, tile: Tile, target: Target, step: float) -> float:
+    """Cycles of a layer of which one step of the reduction takes so many."""
+    accumulators = tile.pixels * tile.blocks
     store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
     tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, target.lanes)
     free = target.registers * (7 if work.residual else 12) // 16

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from qcc.codegen.families import layer_of
 from qcc.codegen.island import Island
 from qcc.codegen.plan import plan
 from qcc.codegen.profiling import Profile, constant_bytes, distinct
@@ -96,7 +97,7 @@ class Plans:
         rest_latency = 0.0
         for bits, program in self.programs.items():
             for step in program.steps:
-                layer = labels.get(step.node)
+                layer = labels.get(layer_of(step.node))
                 if layer is not None:
                     size[layer][bits] = size[layer].get(bits, 0.0) + constant_bytes(step)
                     latency[layer][bits] = latency[layer].get(bits, 0.0) + profile.of(step.kernel)

@@ -27,6 +27,8 @@ from qcc.codegen.tuning_cache import Cache
 from qcc.codegen.tuning_race import Rules, race
 from qcc.codegen.x86.dense import DenseKernel
 from qcc.codegen.x86.depthwise import DepthwiseKernel
+from qcc.codegen.x86.pairs import PairsKernel
+from qcc.codegen.x86.winograd import WinogradKernel
 from qcc.errors import UsageError
 from qcc.ir.types import I32, U8, Array
 
@@ -121,9 +123,14 @@ def test_workloads_leave_out_choices_and_nothing_else() -> None:
     assert "\n" not in workload(kernel)
 
 
-@pytest.mark.parametrize("kernel", [dense(), depthwise(), depthwise(2)])
-def test_alternatives_are_distinct_kernels_of_one_workload(kernel: DenseKernel | DepthwiseKernel) -> None:
-    found = alternatives(kernel, TARGET)
+def of_pairs(kind: type[PairsKernel] | type[WinogradKernel]) -> PairsKernel | WinogradKernel:
+    source, output = View.contiguous(U8, (1, 11, 11, 64)), View.contiguous(I32, (1, 9, 9, 96))
+    return kind(source, output, None, (3, 3), (1, 1), (1, 1), 1, None, 8, Tile(1, 5, 2))
+
+
+@pytest.mark.parametrize("kernel", [dense(), depthwise(), depthwise(2), of_pairs(PairsKernel), of_pairs(WinogradKernel)])
+def test_alternatives_are_distinct_kernels_of_one_workload(kernel: DenseKernel | DepthwiseKernel | PairsKernel | WinogradKernel) -> None:
+    found = alternatives(kernel, TARGETS["x86-64-avx2"] if kernel.lanes == 8 else TARGET)
     assert kernel in found
     assert len(set(found)) == len(found) > 1
     assert {workload(other) for other in found} == {workload(kernel)}
