@@ -133,7 +133,7 @@ class WinogradCode(ImplicitProductCode):
                 added = None
                 if self.residual is not None and kernel.residual is not None:
                     where = row * kernel.residual.strides[1] + column * kernel.residual.strides[2] + offset
-                    added = cast(self.residual.load(residual + where, lanes), "int32")
+                    added = self.residual.load(residual + where, lanes)
                 outputs.append(Output(value, self._numbers(panel, block) + lanes, address, offset, width, added))
         if self.requantizer is not None:
             self.requantizer.store(outputs)
