@@ -21,19 +21,20 @@ MOST_SCRATCH = 1024 * 1024      # bytes of widened weights, such that they stay 
 WHOLE = 32                      # channels of a part are a multiple of this, so that its panels are full
 
 
-def plan_product(source: View, *form: Any, tuned: Callable[[Any], Any] = unchanged) -> Planned:
+def plan_product(source: View, *form: Any, tuned: Callable[[Any], Any] = unchanged, pool: tuple[int, int] = (1, 1)) -> Planned:
     """The cheapest of the ways; arguments as `qcc.codegen.x86.dense.plan_dense`."""
     target, output = form[-1], form[5]
     in_bytes: Callable[..., tuple[DenseKernel, tuple[Array, ...]]] = plan_dense
     if not _widens(target, output) or source.dtype == U16:
-        return in_bytes(source, *form, tuned=tuned)
-    kernel = in_bytes(source, *form)[0]
+        return in_bytes(source, *form, tuned=tuned, pool=pool)
+    kernel = in_bytes(source, *form, pool=pool)[0]
     costs: dict[Callable[..., Any], float] = {in_bytes: cycles(kernel.work, kernel.tile, target)}
-    for way in (plan_pairs, plan_winograd):
-        widened = way(source, *form)
+    ways: tuple[Callable[..., Any], ...] = (plan_pairs, plan_winograd)
+    for way in ways:
+        widened = way(source, *form, pool=pool)
         if widened is not None:
             costs[way] = widened[0].cycles(target)
-    planned: Planned = min(costs, key=lambda way: costs[way])(source, *form, tuned=tuned)
+    planned: Planned = min(costs, key=lambda way: costs[way])(source, *form, tuned=tuned, pool=pool)
     return planned
 
 

@@ -38,6 +38,8 @@ SQUARES = (
     Case((1, 5, 6, 1200), 16, (3, 3), numbers="largest", shift=45),
     Case((1, 5, 6, 1200), 16, (3, 3), numbers="smallest", shift=None),
     Case((1, 6, 6, 18), 24, (3, 3), numbers="negative multipliers", shift=60, residual=True),
+    Case((2, 10, 13, 20), 40, (3, 3), pool=(2, 2), gaps=((2, 1, 9), (4, 0, 3))),
+    Case((1, 9, 8, 16), 17, (3, 3), pool=(2, 2), clamp=(3, 200)),
     Case((1, 9, 9, 16), 64, (3, 3), tile=Tile(1, 5, 2)),
     Case((1, 9, 9, 16), 40, (3, 3), tile=Tile(1, 1, 3)),
 )
@@ -47,7 +49,7 @@ def planned(item: Layer, way: Callable[..., Plan | None]) -> Plan | None:
     case, (source, output) = item.case, item.views
     residual = replace(output, dtype=U8) if case.residual else None
     return way(source, item.weights, item.bias, case.strides, case.dilations, case.groups, output, item.requantization, residual, TARGET,
-               case.tile)
+               case.tile, pool=case.pool)
 
 
 def check(items: Sequence[Layer], way: Callable[..., Plan | None]) -> None:
@@ -110,7 +112,8 @@ def test_filters_are_transformed() -> None:
     Case((1, 9, 9, 17), 8, (3, 3)),
     Case((1, 4, 4, 2000), 8, (3, 3), numbers="largest"),
     Case((1, 9, 9, 16), 8, (3, 3), shift=61),
-], ids=["strides", "dilations", "groups", "window", "one row", "few channels", "odd channels", "overflow", "shift"])
+    Case((1, 9, 9, 16), 8, (3, 3), pool=(1, 2)),
+], ids=["strides", "dilations", "groups", "window", "one row", "few channels", "odd channels", "overflow", "shift", "pool"])
 def test_layers_that_are_no_squares(case: Case) -> None:
     assert planned(layer(case, 1), plan_winograd) is None
 
