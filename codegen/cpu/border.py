@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from qcc.codegen.cpu.transpose import Layout, write_to
 from qcc.codegen.emit import Function, broadcast, cast, lanes_of
-from qcc.codegen.kernel import View
+from qcc.codegen.kernel import Kernel, View
 from qcc.codegen.nest import load, store
 from qcc.errors import CodegenError
 from qcc.ir import Array
@@ -20,7 +20,8 @@ from qcc.ops import Dequantize, Quantize
 if TYPE_CHECKING:
     from qcc.codegen.target import Target
 
-_NUMBERS = View.contiguous(F32, (4,))      # inverse scale, lowest and highest scaled value, zero point
+NUMBERS = View.contiguous(F32, (4,))      # inverse scale, lowest and highest scaled value, zero point
+ZERO_POINT = View.contiguous(F32, (1,))
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class QuantizeKernel:
 
     @property
     def operands(self) -> tuple[View, ...]:
-        return self.source, _NUMBERS, self.destination
+        return self.source, NUMBERS, self.destination
 
     @property
     def layout(self) -> Layout:
@@ -68,11 +69,13 @@ class QuantizeKernel:
         return function.finish()
 
 
-def plan_quantize(op: Quantize, source: View, destination: View) -> tuple[QuantizeKernel, tuple[Array, ...]]:
-    """The kernel of a Quantize node, and its numbers. Source and destination have the same shape, in any layouts."""
+def plan_quantize(
+    op: Quantize, source: View, destination: View, kind: Callable[[View, View], Kernel] = QuantizeKernel
+) -> tuple[Kernel, tuple[Array, ...]]:
+    """The kernel of a Quantize node, of a machine's kind, and its numbers. Source and destination have the same shape, in any layouts."""
     if source.shape != destination.shape or source.dtype != F32 or destination.dtype != op.dtype or op.dtype.bits > 16:
         raise CodegenError(f"quantize {source.dtype}{list(source.shape)} to {op.dtype}: found {destination.dtype}{list(destination.shape)}")
-    return QuantizeKernel(source, destination), (np.array([op.inverse_scale, *op.bounds, op.zero_point], np.float32),)
+    return kind(source, destination), (np.array([op.inverse_scale, *op.bounds, op.zero_point], np.float32),)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class DequantizeKernel:
 
     @property
     def operands(self) -> tuple[View, ...]:
-        return self.source, View.contiguous(F32, (1,)), self.scale, self.destination
+        return self.source, ZERO_POINT, self.scale, self.destination
 
     @property
     def layout(self) -> Layout:
@@ -117,8 +120,10 @@ class DequantizeKernel:
         return function.finish()
 
 
-def plan_dequantize(op: Dequantize, scale: Array, source: View, destination: View) -> tuple[DequantizeKernel, tuple[Array, ...]]:
-    """The kernel of a Dequantize node, and its constants. Source and destination have the same shape, in any layouts.
+def plan_dequantize(
+    op: Dequantize, scale: Array, source: View, destination: View, kind: Callable[[View, View, View], Kernel] = DequantizeKernel
+) -> tuple[Kernel, tuple[Array, ...]]:
+    """The kernel of a Dequantize node, of a machine's kind, and its constants. Source and destination have one shape, in any layouts.
 
     Args:
         scale: f32 that broadcasts to that shape.
@@ -127,5 +132,4 @@ def plan_dequantize(op: Dequantize, scale: Array, source: View, destination: Vie
         raise CodegenError(f"dequantize {source.dtype}{list(source.shape)}: found {destination.dtype}{list(destination.shape)}")
     if not -(1 << 24) <= op.zero_point <= 1 << 24:
         raise CodegenError(f"dequantize: a zero point of {op.zero_point} is not a float32; use the generic kernel")
-    view = View.contiguous(F32, scale.shape)
-    return DequantizeKernel(source, view, destination), (np.array([op.zero_point], np.float32), scale)
+    return kind(source, View.contiguous(F32, scale.shape), destination), (np.array([op.zero_point], np.float32), scale)

@@ -228,11 +228,16 @@ def whole_image(multiplier: Array, source: View, destination: View) -> tuple[Geo
     return Geometry((source.shape[1], source.shape[2]), (1, 1), (1, 1)), multiplier, destination
 
 
-def _planned(geometry: Geometry, op: Requantize, multiplier: Array, source: View, destination: View) -> Planned:
+def check_sum(geometry: Geometry, op: Requantize, source: View, destination: View) -> None:
+    """Raises CodegenError for sums that no kernel computes."""
     geometry.check(source, destination)
     if len(op.zero_points) != 1 or destination.dtype != op.dtype or source.dtype.bits > 8:
         found = f"{len(op.zero_points)} terms of {source.dtype} into {destination.dtype}"
         raise CodegenError(f"window sum: expected one term of 8 bits and {op.dtype} results, got {found}")
+
+
+def _planned(geometry: Geometry, op: Requantize, multiplier: Array, source: View, destination: View) -> Planned:
+    check_sum(geometry, op, source, destination)
     peak = prod(geometry.kernel) * max(abs(bound) for bound in source.dtype.range) + abs(op.zero_points[0])
     if peak >= 1 << 31:
         raise CodegenError(f"window sum: sums up to {peak} do not fit 32 bits")

@@ -212,12 +212,12 @@ def is_product(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, IntegerMultiply) and entry.requantize is not None
 
 
-def plan_product(site: Site) -> list[Call]:
+def plan_product(site: Site, plan: Callable[..., Planned] = plan_multiply) -> list[Call]:
     node, requantize = site.group.node, cast(Node, site.group.requantize)
     a, b = (site.argument(name) for name in node.inputs)
     y = site.place(site.label)
     op, multiplier = cast(Requantize, requantize.op), site.constant(requantize.inputs[1])
-    kernel, constants = plan_multiply(cast(IntegerMultiply, node.op).zero_points, op, [view_of(a), view_of(b)], multiplier, y.view)
+    kernel, constants = plan(cast(IntegerMultiply, node.op).zero_points, op, [view_of(a), view_of(b)], multiplier, y.view)
     return [Call(site.label, kernel, (a, b, *constants, y))]
 
 
@@ -228,14 +228,16 @@ def is_pooled_sum(graph: Graph, entry: Group) -> bool:
     return entry.requantize is not None and gives_bytes(graph, entry) and bits <= 8 and (image_sum or isinstance(op, WindowSum))
 
 
-def plan_pooled_sum(site: Site) -> list[Call]:
+def plan_pooled_sum(
+    site: Site, window: Callable[..., Planned] = plan_window_sum, whole: Callable[..., Planned] = plan_global_sum
+) -> list[Call]:
     node, requantize = site.group.node, cast(Node, site.group.requantize)
     x, y = site.place(node.inputs[0]), site.place(site.label)
     op, multiplier = cast(Requantize, requantize.op), site.constant(requantize.inputs[1])
     if isinstance(node.op, WindowSum):
-        kernel, constants = plan_window_sum(node.op, op, multiplier, x.view, y.view)
+        kernel, constants = window(node.op, op, multiplier, x.view, y.view)
     else:
-        kernel, constants = plan_global_sum(op, multiplier, x.view, y.view)
+        kernel, constants = whole(op, multiplier, x.view, y.view)
     return [Call(site.label, kernel, (x, *constants, y))]
 
 
@@ -243,9 +245,9 @@ def is_byte_maximum(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, WindowMax) and graph.types[entry.label].dtype.is_byte
 
 
-def plan_maximum(site: Site) -> list[Call]:
+def plan_maximum(site: Site, plan: Callable[..., Planned] = plan_window_max) -> list[Call]:
     x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    kernel, constants = plan_window_max(cast(WindowMax, site.group.node.op), x.view, y.view)
+    kernel, constants = plan(cast(WindowMax, site.group.node.op), x.view, y.view)
     return [Call(site.label, kernel, (x, *constants, y))]
 
 
@@ -253,9 +255,9 @@ def is_lookup(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, Lookup)
 
 
-def plan_table(site: Site) -> list[Call]:
+def plan_table(site: Site, plan: Callable[..., Planned] = plan_lookup) -> list[Call]:
     x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    kernel, constants = plan_lookup(x.view, site.constant(site.group.node.inputs[1]), y.view)
+    kernel, constants = plan(x.view, site.constant(site.group.node.inputs[1]), y.view)
     return [Call(site.label, kernel, (x, *constants, y))]
 
 
@@ -263,10 +265,10 @@ def is_clamp(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, Clamp)
 
 
-def plan_clamps(site: Site) -> list[Call]:
+def plan_clamps(site: Site, plan: Callable[..., Planned] = plan_clamp) -> list[Call]:
     x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
     low, high = (site.constant(name) for name in site.group.node.inputs[1:])
-    kernel, constants = plan_clamp(x.view, low, high, y.view)
+    kernel, constants = plan(x.view, low, high, y.view)
     return [Call(site.label, kernel, (x, *constants, y))]
 
 
@@ -291,9 +293,9 @@ def is_quantize(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, Quantize)
 
 
-def plan_quantizes(site: Site) -> list[Call]:
+def plan_quantizes(site: Site, plan: Callable[..., Planned] = plan_quantize) -> list[Call]:
     x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    kernel, constants = plan_quantize(cast(Quantize, site.group.node.op), x.view, y.view)
+    kernel, constants = plan(cast(Quantize, site.group.node.op), x.view, y.view)
     return [Call(site.label, kernel, (x, *constants, y))]
 
 
@@ -301,10 +303,10 @@ def is_dequantize(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, Dequantize)
 
 
-def plan_dequantizes(site: Site) -> list[Call]:
+def plan_dequantizes(site: Site, plan: Callable[..., Planned] = plan_dequantize) -> list[Call]:
     x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
     scale = site.constant(site.group.node.inputs[1])
-    kernel, constants = plan_dequantize(cast(Dequantize, site.group.node.op), scale, x.view, y.view)
+    kernel, constants = plan(cast(Dequantize, site.group.node.op), scale, x.view, y.view)
     return [Call(site.label, kernel, (x, *constants, y))]
 
 

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
-
+from qcc.codegen.cpu import border
+from qcc.codegen.cpu.border import NUMBERS, ZERO_POINT
 from qcc.codegen.cuda.elements import Elementwise, each
 from qcc.codegen.cuda.emit import GpuFunction
 from qcc.codegen.emit import cast
 from qcc.codegen.kernel import View
-from qcc.errors import CodegenError
-from qcc.ir import Array
-from qcc.ir.types import F32, I32
-from qcc.ops import Dequantize, Quantize
 
 
 @dataclass(frozen=True)
 class QuantizeKernel(Elementwise):
-    """Operands: source f32, four numbers f32 (inverse scale, bounds, zero point), destination (integers of up to 16 bits)."""
+    """Operands: source f32, `NUMBERS`, destination (integers of up to 16 bits)."""
 
     source: View
     destination: View
 
     @property
     def operands(self) -> tuple[View, ...]:
-        return self.source, View.contiguous(F32, (4,)), self.destination
+        return self.source, NUMBERS, self.destination
 
     @property
     def walked(self) -> tuple[View, ...]:
@@ -48,16 +45,9 @@ class QuantizeKernel(Elementwise):
         each(function, self.nest, element)
 
 
-def plan_quantize(op: Quantize, source: View, destination: View) -> tuple[QuantizeKernel, tuple[Array, ...]]:
-    """The kernel of a Quantize node, and its numbers. Source and destination have the same shape, in any layouts."""
-    if source.shape != destination.shape or source.dtype != F32 or destination.dtype != op.dtype or op.dtype.bits > 16:
-        raise CodegenError(f"quantize {source.dtype}{list(source.shape)} to {op.dtype}: found {destination.dtype}{list(destination.shape)}")
-    return QuantizeKernel(source, destination), (np.array([op.inverse_scale, *op.bounds, op.zero_point], np.float32),)
-
-
 @dataclass(frozen=True)
 class DequantizeKernel(Elementwise):
-    """Operands: source (integers), zero point i32, scale f32 (broadcasts to the source's shape), destination f32."""
+    """Operands: source (integers), zero point f32, scale f32 (broadcasts to the source's shape), destination f32."""
 
     source: View
     scale: View
@@ -65,7 +55,7 @@ class DequantizeKernel(Elementwise):
 
     @property
     def operands(self) -> tuple[View, ...]:
-        return self.source, View.contiguous(I32, (1,)), self.scale, self.destination
+        return self.source, ZERO_POINT, self.scale, self.destination
 
     @property
     def walked(self) -> tuple[View, ...]:
@@ -73,7 +63,7 @@ class DequantizeKernel(Elementwise):
 
     def body(self, function: GpuFunction) -> None:
         source, zero, scale, destination = function.operands
-        zero_point = function.let(zero.load(0), "zero_point")
+        zero_point = function.let(cast(zero.load(0), "int32"), "zero_point")
 
         def element(places: Sequence[Any]) -> None:
             centred = cast(source.load(places[0]), "int32") - zero_point
@@ -82,12 +72,5 @@ class DequantizeKernel(Elementwise):
         each(function, self.nest, element)
 
 
-def plan_dequantize(op: Dequantize, scale: Array, source: View, destination: View) -> tuple[DequantizeKernel, tuple[Array, ...]]:
-    """The kernel of a Dequantize node, and its constants. Source and destination have the same shape, in any layouts.
-
-    Args:
-        scale: f32 that broadcasts to that shape.
-    """
-    if source.shape != destination.shape or destination.dtype != F32 or not source.dtype.is_integer:
-        raise CodegenError(f"dequantize {source.dtype}{list(source.shape)}: found {destination.dtype}{list(destination.shape)}")
-    return DequantizeKernel(source, View.contiguous(F32, scale.shape), destination), (np.array([op.zero_point], np.int32), scale)
+plan_quantize = partial(border.plan_quantize, kind=QuantizeKernel)
+plan_dequantize = partial(border.plan_dequantize, kind=DequantizeKernel)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from qcc.codegen.cpu.pool import Geometry, whole_image
+from qcc.codegen.cpu.pool import Geometry, check_sum, whole_image
 from qcc.codegen.cuda.elements import Elementwise, each
 from qcc.codegen.cuda.emit import GpuFunction, constant
 from qcc.codegen.cuda.scale import Scale, Scaler, numbers_view, scale_of
@@ -151,10 +151,7 @@ def plan_global_sum(requantize: Requantize, multiplier: Array, source: View, des
 
 
 def _planned(geometry: Geometry, op: Requantize, multiplier: Array, source: View, destination: View) -> Planned:
-    geometry.check(source, destination)
-    if len(op.zero_points) != 1 or destination.dtype != op.dtype or source.dtype.bits > 8:
-        found = f"{len(op.zero_points)} terms of {source.dtype} into {destination.dtype}"
-        raise CodegenError(f"window sum: expected one term of 8 bits and {op.dtype} results, got {found}")
+    check_sum(geometry, op, source, destination)
     scale, numbers = scale_of(op, op.zero_points, True)
     multiplier = multiplier.reshape((1,) * (4 - multiplier.ndim) + multiplier.shape)
     return WindowSumKernel(geometry, scale, source, View.contiguous(I32, multiplier.shape), destination), (numbers, multiplier)

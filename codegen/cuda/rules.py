@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 from qcc.codegen.cpu import rules as shared
@@ -21,18 +22,12 @@ from qcc.codegen.groups import Group
 from qcc.codegen.kernel import Kernel
 from qcc.codegen.moves import Mover, is_move, plan_move
 from qcc.codegen.placing import DENSE, Capabilities
-from qcc.ir import Graph, Node
+from qcc.ir import Graph
 from qcc.ops import (
-    Clamp,
-    Dequantize,
     IntegerConvolution,
     IntegerMatMul,
-    IntegerMultiply,
-    Quantize,
-    ReduceSum,
     Requantize,
     WindowMax,
-    WindowSum,
 )
 
 MOVER = Mover(plan_copy, plan_fill_halo)
@@ -81,65 +76,12 @@ def is_requantize(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, Requantize)
 
 
-def plan_product(site: Site) -> list[Call]:
-    node, requantize = site.group.node, cast(Node, site.group.requantize)
-    a, b = (site.argument(name) for name in node.inputs)
-    y, multiplier = site.place(site.label), site.constant(requantize.inputs[1])
-    zero_points = cast(IntegerMultiply, node.op).zero_points
-    kernel, constants = plan_multiply(zero_points, cast(Requantize, requantize.op), [view_of(a), view_of(b)], multiplier, y.view)
-    return [Call(site.label, kernel, (a, b, *constants, y))]
-
-
-def plan_pooled_sum(site: Site) -> list[Call]:
-    node, requantize = site.group.node, cast(Node, site.group.requantize)
-    x, y = site.place(node.inputs[0]), site.place(site.label)
-    op, multiplier = cast(Requantize, requantize.op), site.constant(requantize.inputs[1])
-    if isinstance(node.op, WindowSum):
-        kernel, constants = plan_window_sum(node.op, op, multiplier, x.view, y.view)
-    else:
-        assert isinstance(node.op, ReduceSum)
-        kernel, constants = plan_global_sum(op, multiplier, x.view, y.view)
-    return [Call(site.label, kernel, (x, *constants, y))]
-
-
 def is_maximum(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, WindowMax)
 
 
-def plan_maximum(site: Site) -> list[Call]:
-    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    kernel, constants = plan_window_max(cast(WindowMax, site.group.node.op), x.view, y.view)
-    return [Call(site.label, kernel, (x, *constants, y))]
-
-
-def plan_table(site: Site) -> list[Call]:
-    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    kernel, constants = plan_lookup(x.view, site.constant(site.group.node.inputs[1]), y.view)
-    return [Call(site.label, kernel, (x, *constants, y))]
-
-
-def plan_clamps(site: Site) -> list[Call]:
-    assert isinstance(site.group.node.op, Clamp)
-    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    low, high = (site.constant(name) for name in site.group.node.inputs[1:])
-    kernel, constants = plan_clamp(x.view, low, high, y.view)
-    return [Call(site.label, kernel, (x, *constants, y))]
-
-
 def plan_moves(site: Site) -> list[Call]:
     return plan_move(site, MOVER)
-
-
-def plan_quantizes(site: Site) -> list[Call]:
-    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    kernel, constants = plan_quantize(cast(Quantize, site.group.node.op), x.view, y.view)
-    return [Call(site.label, kernel, (x, *constants, y))]
-
-
-def plan_dequantizes(site: Site) -> list[Call]:
-    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    kernel, constants = plan_dequantize(cast(Dequantize, site.group.node.op), site.constant(site.group.node.inputs[1]), x.view, y.view)
-    return [Call(site.label, kernel, (x, *constants, y))]
 
 
 def plan_generic(site: Site) -> list[Call]:
@@ -151,14 +93,14 @@ FAMILIES: tuple[Family, ...] = (
     Family("linear of 4 bits", is_narrow, PAIRED, plan_linear),
     Family("linear", shared.is_linear, STRIDED, plan_linear),
     Family("requantize", is_requantize, SCATTERED, plan_elementwise),
-    Family("product", shared.is_product, SCATTERED, plan_product),
-    Family("sum", shared.is_pooled_sum, STRIDED, plan_pooled_sum),
-    Family("maximum", is_maximum, PAIRED, plan_maximum),
-    Family("lookup", shared.is_lookup, STRIDED, plan_table),
-    Family("clamp", shared.is_clamp, SCATTERED, plan_clamps),
+    Family("product", shared.is_product, SCATTERED, partial(shared.plan_product, plan=plan_multiply)),
+    Family("sum", shared.is_pooled_sum, STRIDED, partial(shared.plan_pooled_sum, window=plan_window_sum, whole=plan_global_sum)),
+    Family("maximum", is_maximum, PAIRED, partial(shared.plan_maximum, plan=plan_window_max)),
+    Family("lookup", shared.is_lookup, STRIDED, partial(shared.plan_table, plan=plan_lookup)),
+    Family("clamp", shared.is_clamp, SCATTERED, partial(shared.plan_clamps, plan=plan_clamp)),
     Family("move", is_move, STRIDED, plan_moves),
-    Family("quantize", shared.is_quantize, SCATTERED, plan_quantizes),
-    Family("dequantize", shared.is_dequantize, SCATTERED, plan_dequantizes),
+    Family("quantize", shared.is_quantize, SCATTERED, partial(shared.plan_quantizes, plan=plan_quantize)),
+    Family("dequantize", shared.is_dequantize, SCATTERED, partial(shared.plan_dequantizes, plan=plan_dequantize)),
     Family("float", is_island, DENSE, plan_float),
     Family("generic", shared.takes_anything, DENSE, plan_generic),
 )
