@@ -43,6 +43,7 @@ from qcc.ops import (
 STRIDED = Capabilities(True)
 SCATTERED = Capabilities(True, scattered=True)
 Planned = tuple[Kernel, tuple[Array | Prepared, ...]]
+Plain = tuple[Kernel, tuple[Array, ...]]
 
 
 def any_weights(weights: Array) -> bool:
@@ -212,7 +213,7 @@ def is_product(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, IntegerMultiply) and entry.requantize is not None
 
 
-def plan_product(site: Site, plan: Callable[..., Planned] = plan_multiply) -> list[Call]:
+def plan_product(site: Site, plan: Callable[..., Plain] = plan_multiply) -> list[Call]:
     node, requantize = site.group.node, cast(Node, site.group.requantize)
     a, b = (site.argument(name) for name in node.inputs)
     y = site.place(site.label)
@@ -229,7 +230,7 @@ def is_pooled_sum(graph: Graph, entry: Group) -> bool:
 
 
 def plan_pooled_sum(
-    site: Site, window: Callable[..., Planned] = plan_window_sum, whole: Callable[..., Planned] = plan_global_sum
+    site: Site, window: Callable[..., Plain] = plan_window_sum, whole: Callable[..., Plain] = plan_global_sum
 ) -> list[Call]:
     node, requantize = site.group.node, cast(Node, site.group.requantize)
     x, y = site.place(node.inputs[0]), site.place(site.label)
@@ -245,7 +246,7 @@ def is_byte_maximum(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, WindowMax) and graph.types[entry.label].dtype.is_byte
 
 
-def plan_maximum(site: Site, plan: Callable[..., Planned] = plan_window_max) -> list[Call]:
+def plan_maximum(site: Site, plan: Callable[..., Plain] = plan_window_max) -> list[Call]:
     x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
     kernel, constants = plan(cast(WindowMax, site.group.node.op), x.view, y.view)
     return [Call(site.label, kernel, (x, *constants, y))]
@@ -255,7 +256,7 @@ def is_lookup(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, Lookup)
 
 
-def plan_table(site: Site, plan: Callable[..., Planned] = plan_lookup) -> list[Call]:
+def plan_table(site: Site, plan: Callable[..., Plain] = plan_lookup) -> list[Call]:
     x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
     kernel, constants = plan(x.view, site.constant(site.group.node.inputs[1]), y.view)
     return [Call(site.label, kernel, (x, *constants, y))]
@@ -265,7 +266,7 @@ def is_clamp(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, Clamp)
 
 
-def plan_clamps(site: Site, plan: Callable[..., Planned] = plan_clamp) -> list[Call]:
+def plan_clamps(site: Site, plan: Callable[..., Plain] = plan_clamp) -> list[Call]:
     x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
     low, high = (site.constant(name) for name in site.group.node.inputs[1:])
     kernel, constants = plan(x.view, low, high, y.view)
@@ -293,7 +294,7 @@ def is_quantize(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, Quantize)
 
 
-def plan_quantizes(site: Site, plan: Callable[..., Planned] = plan_quantize) -> list[Call]:
+def plan_quantizes(site: Site, plan: Callable[..., Plain] = plan_quantize) -> list[Call]:
     x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
     kernel, constants = plan(cast(Quantize, site.group.node.op), x.view, y.view)
     return [Call(site.label, kernel, (x, *constants, y))]
@@ -303,7 +304,7 @@ def is_dequantize(graph: Graph, entry: Group) -> bool:
     return isinstance(entry.node.op, Dequantize)
 
 
-def plan_dequantizes(site: Site, plan: Callable[..., Planned] = plan_dequantize) -> list[Call]:
+def plan_dequantizes(site: Site, plan: Callable[..., Plain] = plan_dequantize) -> list[Call]:
     x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
     scale = site.constant(site.group.node.inputs[1])
     kernel, constants = plan(cast(Dequantize, site.group.node.op), scale, x.view, y.view)
