@@ -74,11 +74,6 @@ def functions(library: Path) -> tuple[Function, ...]:
     return tuple(function for start, code in sections for function in _section(MACHINES[machine], library, start, code, symbols))
 
 
-def is_float_arithmetic(mnemonic: str, machine: str = "EM_X86_64") -> bool:
-    """Whether an instruction computes with, compares, rounds or converts floating-point numbers."""
-    return MACHINES[machine].floats.fullmatch(mnemonic) is not None
-
-
 def _is_code(section: Any) -> bool:
     # The procedure linkage table is the linker's: jumps only, and no symbols of its own.
     return bool(section["sh_flags"] & 4) and section["sh_type"] == "SHT_PROGBITS" and not section.name.startswith(".plt")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcc.codegen.cpu.transpose import Layout, write_to
+from qcc.codegen.cpu.transpose import Layout, LayoutKernel, read_from, write_to
 from qcc.codegen.emit import Function, broadcast, cast, lanes_of
 from qcc.codegen.kernel import Kernel, View
 from qcc.codegen.nest import load, store
@@ -25,7 +25,7 @@ ZERO_POINT = View.contiguous(F32, (1,))
 
 
 @dataclass(frozen=True)
-class QuantizeKernel:
+class QuantizeKernel(LayoutKernel):
     """Operands: source f32, four numbers f32, destination (integers of 8 or 16 bits); source and destination of one shape."""
 
     source: View
@@ -39,14 +39,6 @@ class QuantizeKernel:
     def layout(self) -> Layout:
         return Layout.of((self.source, self.destination), self.destination.dtype.bytes)
 
-    @property
-    def tasks(self) -> int:
-        return self.layout.tasks
-
-    @property
-    def macs(self) -> int:
-        return 0
-
     def emit(self, target: Target) -> Any:
         from tvm import tirx
 
@@ -59,8 +51,7 @@ class QuantizeKernel:
             def all_lanes(scalar: Any) -> Any:
                 return broadcast(scalar, lanes) if lanes > 1 else scalar
 
-            x = load(source, places[0], lanes, 1 if layout.tile else layout.nest.inner(0))
-            scaled = function.let(x * all_lanes(inverse))
+            scaled = function.let(read_from(source, layout)(places, lanes) * all_lanes(inverse))
             scaled = function.let(tirx.Select(scaled > all_lanes(low), scaled, all_lanes(low)))
             scaled = function.let(tirx.Select(scaled < all_lanes(high), scaled, all_lanes(high)))
             return cast(cast(tirx.nearbyint(scaled), "int32") + all_lanes(zero), destination.dtype)
@@ -79,7 +70,7 @@ def plan_quantize(
 
 
 @dataclass(frozen=True)
-class DequantizeKernel:
+class DequantizeKernel(LayoutKernel):
     """Operands: source (integers), zero point f32, scale f32 (broadcasts to the source's shape), destination f32."""
 
     source: View
@@ -94,21 +85,10 @@ class DequantizeKernel:
     def layout(self) -> Layout:
         return Layout.of((self.source, self.scale, self.destination), self.source.dtype.bytes)
 
-    @property
-    def tasks(self) -> int:
-        return self.layout.tasks
-
-    @property
-    def macs(self) -> int:
-        return 0
-
     def emit(self, target: Target) -> Any:
         function, layout = Function(self.operands), self.layout
         source, zero, scale, destination = function.operands
         zero_point = function.let(cast(zero.load(0), "int32"))
-
-        def read(places: Sequence[Any], lanes: int) -> Any:
-            return load(source, places[0], lanes, 1 if layout.tile else layout.nest.inner(0))
 
         def write(places: Sequence[Any], q: Any) -> None:
             lanes = lanes_of(q)
@@ -116,7 +96,7 @@ class DequantizeKernel:
             factors = load(scale, places[1], lanes, layout.nest.inner(1))
             store(destination, places[2], cast(cast(q, "int32") - zeros, "float32") * factors, layout.nest.inner(2))
 
-        layout.emit(function, target.lanes, read, write)
+        layout.emit(function, target.lanes, read_from(source, layout), write)
         return function.finish()
 
 

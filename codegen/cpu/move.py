@@ -9,35 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 from qcc.codegen import copies
 from qcc.codegen.copies import Copy, FillHalo
-from qcc.codegen.cpu.transpose import Layout, write_to
+from qcc.codegen.cpu.transpose import Layout, LayoutKernel, read_from, write_to
 from qcc.codegen.emit import Function, broadcast
 from qcc.codegen.kernel import View
-from qcc.codegen.nest import Nest, load, store, walk_all
+from qcc.codegen.nest import Nest, store, walk_all
 
 if TYPE_CHECKING:
     from qcc.codegen.target import Target
 
 
 @dataclass(frozen=True)
-class CopyKernel(Copy):
+class CopyKernel(LayoutKernel, Copy):
     """See `Copy`; transposed by tiles where that helps."""
 
     @property
     def layout(self) -> Layout:
         return Layout.of(self.operands, self.source.dtype.bytes)
 
-    @property
-    def tasks(self) -> int:
-        return self.layout.tasks
-
     def emit(self, target: Target) -> Any:
         function, layout = Function(self.operands), self.layout
         source, destination = function.operands
 
-        def read(places: Sequence[Any], lanes: int) -> Any:
-            return load(source, places[0], lanes, 1 if layout.tile else layout.nest.inner(0))
-
-        layout.emit(function, 4 * target.lanes // self.source.dtype.bytes, read, write_to(destination, layout.nest))
+        layout.emit(function, 4 * target.lanes // self.source.dtype.bytes, read_from(source, layout), write_to(destination, layout.nest))
         return function.finish()
 
 

@@ -6,6 +6,7 @@ different axes are, tiles of a register's bytes squared are transposed by interl
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -13,7 +14,7 @@ from typing import Any
 
 from qcc.codegen.emit import Function, Memory, lanes_of, shuffle
 from qcc.codegen.kernel import View
-from qcc.codegen.nest import Nest, offsets_at, store, walk, walk_row
+from qcc.codegen.nest import Nest, load, offsets_at, store, walk, walk_row
 
 FEW = 4             # channels that are interleaved all at once
 _REGISTER = 16      # bytes of the registers that tiles are transposed in
@@ -130,6 +131,27 @@ def interleave(function: Function, rows: Sequence[Any]) -> list[Any]:
         masks = [[first + i + side * lanes for i in range(half) for side in (0, 1)] for first in (0, half)]
         vectors = [function.let(shuffle(pair, mask)) for pair in pairs for mask in masks]
     return vectors
+
+
+class LayoutKernel(ABC):
+    """What kernels have in common that go over a layout, and multiply nothing."""
+
+    @property
+    @abstractmethod
+    def layout(self) -> Layout: ...
+
+    @property
+    def tasks(self) -> int:
+        return self.layout.tasks
+
+    @property
+    def macs(self) -> int:
+        return 0
+
+
+def read_from(memory: Memory, layout: Layout) -> Read:
+    """A reader of the first operand."""
+    return lambda places, lanes: load(memory, places[0], lanes, 1 if layout.tile else layout.nest.inner(0))
 
 
 def write_to(memory: Memory, nest: Nest) -> Write:

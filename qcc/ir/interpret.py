@@ -29,7 +29,7 @@ def interpret(
         UsageError: a feed is missing or has the wrong type.
         GraphError: an operator left its declared type or range.
     """
-    _check_feeds(graph, feeds)
+    check_feeds(graph, feeds)
     values: dict[str, Array] = {**graph.constants, **{name: feeds[name] for name in graph.inputs}}
     last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
     wanted = graph.output_values | (set(graph.types) if keep is None else keep)
@@ -48,7 +48,8 @@ def interpret(
     return {**kept, **{port: values[name] for port, name in graph.outputs.items()}}
 
 
-def _check_feeds(graph: Graph, feeds: Mapping[str, Array]) -> None:
+def check_feeds(graph: Graph, feeds: Mapping[str, Array]) -> None:
+    """Raises UsageError unless there is an array of the declared type and shape for each input, and no other."""
     if set(feeds) != set(graph.inputs):
         raise UsageError(f"inputs of {graph.name!r}: expected {sorted(graph.inputs)}, got {sorted(feeds)}")
     for name in graph.inputs:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qcc.errors import ModelError, UsageError
-from qcc.ir import Array, Graph
+from qcc.ir import Array, Graph, check_feeds
 from qcc.onnx.exporter import export_model, extra_output
 
 
@@ -52,15 +52,6 @@ class FloatRunner:
 def prepare(graph: Graph, values: Sequence[str]) -> Callable[[Mapping[str, Array]], Mapping[str, Array]]:
     """A function that computes these values of a float graph."""
     return FloatRunner(graph, values).run
-
-
-def check_feeds(graph: Graph, feeds: Mapping[str, Array]) -> None:
-    if set(feeds) != set(graph.inputs):
-        raise UsageError(f"inputs of {graph.name!r}: expected {sorted(graph.inputs)}, got {sorted(feeds)}")
-    for name in graph.inputs:
-        want, got = graph.types[name], feeds[name]
-        if got.shape != want.shape or got.dtype != want.dtype.numpy:
-            raise UsageError(f"input {name!r}: expected {want.dtype}{list(want.shape)}, got {got.dtype}{list(got.shape)}")
 
 
 def open_session(model: bytes, threads: int | None) -> Any:

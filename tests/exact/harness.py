@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -111,3 +111,30 @@ def spaced(dtype: DType, shape: tuple[int, ...], gaps: tuple[int, int, int]) -> 
     pixel = c + gaps[0]
     row = w * pixel + gaps[1]
     return View(dtype, (n, h, w, c), (h * row + gaps[2], row, pixel, 1))
+
+
+class Layer(Protocol):
+    """A layer with its numbers: `views` are the source's and the output's."""
+
+    case: Any
+    source: Array
+    residual: Array | None
+    views: tuple[View, View]
+
+    def plan(self, target: Target) -> tuple[Any, tuple[Array, ...]]: ...
+
+    def evaluate(self) -> Array: ...
+
+
+def check_layers(layers: Sequence[Layer], target: Target) -> None:
+    """Compiles all of them at once, and compares their results bit for bit."""
+    plans = [layer.plan(target) for layer in layers]
+    functions = compile_all([kernel for kernel, _ in plans], target)
+    for number, (item, (kernel, constants)) in enumerate(zip(layers, plans, strict=True)):
+        rng = np.random.default_rng(number)
+        source, output = item.views
+        sources = [Placed.of(source, rng, item.source)]
+        if item.residual is not None:
+            sources.append(Placed.of(output, rng, item.residual))
+        result = run(functions(kernel), kernel, sources, constants, Placed.of(output, rng), pieces=1 + number % 3)
+        np.testing.assert_array_equal(result, item.evaluate(), err_msg=f"{item.case} as {kernel}")

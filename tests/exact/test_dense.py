@@ -19,7 +19,7 @@ from qcc.codegen.x86.epilogue import lift_of, lifted_multipliers, parameters_of
 from qcc.codegen.x86.intrinsics import DOT_PRODUCTS
 from qcc.errors import CodegenError
 from qcc.ir.types import I32, U4, U8, U16, Array
-from tests.exact.harness import Placed, compile_all, run, spaced, targets
+from tests.exact.harness import check_layers, spaced, targets
 
 NO_GAPS = (0, 0, 0)
 
@@ -189,28 +189,15 @@ def layer(case: Case, seed: int, bits: int = 8) -> Layer:
     return Layer(case, source, weights, bias, residual, requantization, views)
 
 
-def check(layers: list[Layer], target: Target) -> None:
-    plans = [layer.plan(target) for layer in layers]
-    functions = compile_all([kernel for kernel, _ in plans], target)
-    for number, (item, (kernel, constants)) in enumerate(zip(layers, plans, strict=True)):
-        rng = np.random.default_rng(number)
-        source, output = item.views
-        sources = [Placed.of(source, rng, item.source)]
-        if item.residual is not None:
-            sources.append(Placed.of(output, rng, item.residual))
-        result = run(functions(kernel), kernel, sources, constants, Placed.of(output, rng), pieces=1 + number % 3)
-        np.testing.assert_array_equal(result, item.evaluate(), err_msg=f"{item.case} as {kernel.tile}")
-
-
 @pytest.mark.parametrize("target", targets())
 def test_cases(target: Target) -> None:
-    check([layer(case, seed) for seed, case in enumerate(CASES)], target)
+    check_layers([layer(case, seed) for seed, case in enumerate(CASES)], target)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("target", targets())
 def test_weights_that_share_bytes(target: Target, bits: int) -> None:
-    check([layer(case, seed, bits) for seed, case in enumerate(CASES) if seed % 6 == bits], target)
+    check_layers([layer(case, seed, bits) for seed, case in enumerate(CASES) if seed % 6 == bits], target)
 
 
 def of_words(layer: Layer, seed: int) -> Layer:
@@ -223,7 +210,7 @@ def of_words(layer: Layer, seed: int) -> Layer:
 @pytest.mark.parametrize("target", targets())
 def test_activations_of_16_bits(target: Target) -> None:
     cases = [(seed, case) for seed, case in enumerate(CASES) if seed % 4 == 1 and case.numbers == "random"]
-    check([of_words(layer(case, seed, (8, 4, 3, 2)[seed // 4 % 4]), seed) for seed, case in cases], target)
+    check_layers([of_words(layer(case, seed, (8, 4, 3, 2)[seed // 4 % 4]), seed) for seed, case in cases], target)
 
 
 @pytest.mark.parametrize("target", targets())
@@ -238,7 +225,7 @@ def test_random_layers(target: Target) -> None:
         return Case((int(rng.integers(1, 4)), *size, groups * int(rng.integers(1, 40))), groups * int(rng.integers(1, 70)),
                     window, strides, dilations, groups, int(rng.integers(24, 50)), bool(rng.integers(0, 2)), gaps)  # type: ignore[arg-type]
 
-    check([layer(draw(), seed, (8, 2, 3, 4)[seed % 4]) for seed in range(24)], target)
+    check_layers([layer(draw(), seed, (8, 2, 3, 4)[seed % 4]) for seed in range(24)], target)
 
 
 def test_layers_of_one_form_share_a_kernel() -> None:

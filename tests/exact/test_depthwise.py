@@ -17,7 +17,7 @@ from qcc.codegen.x86.depthwise import DepthwiseKernel, plan_depthwise
 from qcc.codegen.x86.tiles import depthwise_fold
 from qcc.errors import CodegenError
 from qcc.ir.types import I32, U8, Array
-from tests.exact.harness import Placed, compile_all, run, spaced, targets
+from tests.exact.harness import check_layers, spaced, targets
 
 NO_GAPS = (0, 0, 0)
 
@@ -126,27 +126,14 @@ def layer(case: Case, seed: int, bits: int = 8) -> Layer:
     return Layer(case, source, weights, bias, residual, requantization, views)
 
 
-def check(layers: list[Layer], target: Target) -> None:
-    plans = [layer.plan(target) for layer in layers]
-    functions = compile_all([kernel for kernel, _ in plans], target)
-    for number, (item, (kernel, constants)) in enumerate(zip(layers, plans, strict=True)):
-        rng = np.random.default_rng(number)
-        source, output = item.views
-        sources = [Placed.of(source, rng, item.source)]
-        if item.residual is not None:
-            sources.append(Placed.of(output, rng, item.residual))
-        result = run(functions(kernel), kernel, sources, constants, Placed.of(output, rng), pieces=1 + number % 3)
-        np.testing.assert_array_equal(result, item.evaluate(), err_msg=f"{item.case} with {kernel.rows} rows, fold {kernel.fold}")
-
-
 @pytest.mark.parametrize("target", targets())
 def test_cases(target: Target) -> None:
-    check([layer(case, seed) for seed, case in enumerate(CASES)], target)
+    check_layers([layer(case, seed) for seed, case in enumerate(CASES)], target)
 
 
 @pytest.mark.parametrize("target", targets())
 def test_weights_that_share_bytes(target: Target) -> None:
-    check([layer(case, seed, (4, 3, 2)[seed % 3]) for seed, case in enumerate(CASES) if seed % 2], target)
+    check_layers([layer(case, seed, (4, 3, 2)[seed % 3]) for seed, case in enumerate(CASES) if seed % 2], target)
 
 
 @pytest.mark.parametrize("target", targets())
@@ -160,7 +147,7 @@ def test_random_layers(target: Target) -> None:
         return Case((int(rng.integers(1, 4)), *size, int(rng.integers(1, 150))), window, strides, dilations,  # type: ignore[arg-type]
                     int(rng.integers(24, 50)), bool(rng.integers(0, 2)), gaps)  # type: ignore[arg-type]
 
-    check([layer(draw(), seed, (8, 2, 3, 4)[seed % 4]) for seed in range(24)], target)
+    check_layers([layer(draw(), seed, (8, 2, 3, 4)[seed % 4]) for seed in range(24)], target)
 
 
 def test_folding_needs_pixels_side_by_side() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qcc.disassembly import MACHINES, Function, Instruction, functions, innermost, is_float_arithmetic
+from qcc.disassembly import MACHINES, Function, Instruction, functions, innermost
 from qcc.errors import VerificationError
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="it builds libraries for this machine, and reads x86-64")
@@ -23,6 +23,10 @@ OTHERS = (
     "vpaddd paddw vpmulld pmaddwd vpdpbusd add sub mul div min cmp cmpsd cmove call fxsave64 vpmaxsd vpsubd vpminub vmaskmovps vgatherdps "
     "vtestps vpermps vmovmskps sqshrn cmpxchg adc imul maxkeys"
 )
+
+
+def is_float_arithmetic(mnemonic: str, machine: str = "EM_X86_64") -> bool:
+    return MACHINES[machine].floats.fullmatch(mnemonic) is not None
 
 
 @pytest.mark.parametrize("mnemonic", ARITHMETIC.split())
