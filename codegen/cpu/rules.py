@@ -12,11 +12,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from qcc.codegen import elementary
 from qcc.codegen.cpu.border import plan_dequantize, plan_quantize
 from qcc.codegen.cpu.elementwise import plan_clamp, plan_multiply
 from qcc.codegen.cpu.lookup import plan_lookup
 from qcc.codegen.cpu.pool import plan_global_sum, plan_window_max, plan_window_sum
 from qcc.codegen.cpu.requantization import Requantization
+from qcc.codegen.elementary import gives_bytes, view_of
 from qcc.codegen.families import PART, PREPARED, Call, Family, Site
 from qcc.codegen.floats import is_island, plan_island
 from qcc.codegen.groups import Group
@@ -24,26 +26,17 @@ from qcc.codegen.kernel import Kernel, Prepared, View
 from qcc.codegen.moves import is_move, plan_move
 from qcc.codegen.placing import DENSE, Capabilities, Place
 from qcc.codegen.target import Target
-from qcc.codegen.te import TeKernel
-from qcc.ir import Array, DType, Graph, Node
+from qcc.ir import Array, Graph, Node
 from qcc.ops import (
-    Clamp,
-    Dequantize,
     IntegerConvolution,
     IntegerMatMul,
-    IntegerMultiply,
-    Lookup,
-    Quantize,
-    ReduceSum,
     Requantize,
     WindowMax,
-    WindowSum,
 )
 
 STRIDED = Capabilities(True)
 SCATTERED = Capabilities(True, scattered=True)
 Planned = tuple[Kernel, tuple[Array | Prepared, ...]]
-Plain = tuple[Kernel, tuple[Array, ...]]
 
 
 def any_weights(weights: Array) -> bool:
@@ -174,13 +167,6 @@ def prepared_calls(label: str, kernel: Kernel, before: tuple[Place, ...], consta
     return [*calls, Call(label, kernel, (*before, *arguments, y))]
 
 
-def gives_bytes(graph: Graph, entry: Group) -> bool:
-    """Whether the requantization behind a layer, if there is one, adds and makes bytes."""
-    if entry.requantize is None:
-        return True
-    return all(graph.types[name].dtype.is_byte for name in (*entry.requantize.inputs[2::2], *entry.requantize.outputs))
-
-
 def plan_sums(architecture: Architecture, site: Site) -> list[Call]:
     """A layer whose accumulators are written, and the requantization of these."""
     requantize = cast(Node, site.group.requantize)
@@ -205,112 +191,6 @@ def plan_elementwise(architecture: Architecture, site: Site) -> list[Call]:
     return [Call(site.label, kernel, (*terms, *constants, y))]
 
 
-def view_of(argument: Place | Array) -> View:
-    return argument.view if isinstance(argument, Place) else View.contiguous(DType.of(argument.dtype), argument.shape)
-
-
-def is_product(graph: Graph, entry: Group) -> bool:
-    return isinstance(entry.node.op, IntegerMultiply) and entry.requantize is not None
-
-
-def plan_product(site: Site, plan: Callable[..., Plain] = plan_multiply) -> list[Call]:
-    node, requantize = site.group.node, cast(Node, site.group.requantize)
-    a, b = (site.argument(name) for name in node.inputs)
-    y = site.place(site.label)
-    op, multiplier = cast(Requantize, requantize.op), site.constant(requantize.inputs[1])
-    kernel, constants = plan(cast(IntegerMultiply, node.op).zero_points, op, [view_of(a), view_of(b)], multiplier, y.view)
-    return [Call(site.label, kernel, (a, b, *constants, y))]
-
-
-def is_pooled_sum(graph: Graph, entry: Group) -> bool:
-    op, shape = entry.node.op, graph.types[entry.node.inputs[0]].shape if entry.node.inputs else ()
-    image_sum = isinstance(op, ReduceSum) and op.axes == (1, 2) and len(shape) == 4
-    bits = graph.types[entry.node.inputs[0]].dtype.bits if entry.node.inputs else 0
-    return entry.requantize is not None and gives_bytes(graph, entry) and bits <= 8 and (image_sum or isinstance(op, WindowSum))
-
-
-def plan_pooled_sum(
-    site: Site, window: Callable[..., Plain] = plan_window_sum, whole: Callable[..., Plain] = plan_global_sum
-) -> list[Call]:
-    node, requantize = site.group.node, cast(Node, site.group.requantize)
-    x, y = site.place(node.inputs[0]), site.place(site.label)
-    op, multiplier = cast(Requantize, requantize.op), site.constant(requantize.inputs[1])
-    if isinstance(node.op, WindowSum):
-        kernel, constants = window(node.op, op, multiplier, x.view, y.view)
-    else:
-        kernel, constants = whole(op, multiplier, x.view, y.view)
-    return [Call(site.label, kernel, (x, *constants, y))]
-
-
-def is_byte_maximum(graph: Graph, entry: Group) -> bool:
-    return isinstance(entry.node.op, WindowMax) and graph.types[entry.label].dtype.is_byte
-
-
-def plan_maximum(site: Site, plan: Callable[..., Plain] = plan_window_max) -> list[Call]:
-    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    kernel, constants = plan(cast(WindowMax, site.group.node.op), x.view, y.view)
-    return [Call(site.label, kernel, (x, *constants, y))]
-
-
-def is_lookup(graph: Graph, entry: Group) -> bool:
-    return isinstance(entry.node.op, Lookup)
-
-
-def plan_table(site: Site, plan: Callable[..., Plain] = plan_lookup) -> list[Call]:
-    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    kernel, constants = plan(x.view, site.constant(site.group.node.inputs[1]), y.view)
-    return [Call(site.label, kernel, (x, *constants, y))]
-
-
-def is_clamp(graph: Graph, entry: Group) -> bool:
-    return isinstance(entry.node.op, Clamp)
-
-
-def plan_clamps(site: Site, plan: Callable[..., Plain] = plan_clamp) -> list[Call]:
-    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    low, high = (site.constant(name) for name in site.group.node.inputs[1:])
-    kernel, constants = plan(x.view, low, high, y.view)
-    return [Call(site.label, kernel, (x, *constants, y))]
-
-
-def takes_anything(graph: Graph, entry: Group) -> bool:
-    return True
-
-
-def plan_generic(site: Site, kind: type[TeKernel] = TeKernel) -> list[Call]:
-    """One call per node through `Op.lower`, as a kernel of this kind; an accumulator between two nodes lies in the arena."""
-    calls = []
-    for node in site.group.nodes:
-        constant = tuple(i for i, name in enumerate(node.inputs) if site.graph.is_constant(name))
-        outputs = tuple(site.place(name) for name in node.outputs)
-        views = tuple(View.contiguous(t.dtype, t.shape) for t in site.graph.input_types(node))
-        kernel = kind(node.op, views, tuple(place.view for place in outputs), constant)
-        arguments = (site.argument(node.inputs[position]) for position in kernel.order)
-        calls.append(Call(node.outputs[0], kernel, (*arguments, *outputs)))
-    return calls
-
-
-def is_quantize(graph: Graph, entry: Group) -> bool:
-    return isinstance(entry.node.op, Quantize)
-
-
-def plan_quantizes(site: Site, plan: Callable[..., Plain] = plan_quantize) -> list[Call]:
-    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    kernel, constants = plan(cast(Quantize, site.group.node.op), x.view, y.view)
-    return [Call(site.label, kernel, (x, *constants, y))]
-
-
-def is_dequantize(graph: Graph, entry: Group) -> bool:
-    return isinstance(entry.node.op, Dequantize)
-
-
-def plan_dequantizes(site: Site, plan: Callable[..., Plain] = plan_dequantize) -> list[Call]:
-    x, y = site.place(site.group.node.inputs[0]), site.place(site.label)
-    scale = site.constant(site.group.node.inputs[1])
-    kernel, constants = plan(cast(Dequantize, site.group.node.op), scale, x.view, y.view)
-    return [Call(site.label, kernel, (x, *constants, y))]
-
-
 def families(architecture: Architecture) -> tuple[Family, ...]:
     """The table of an architecture; the first family that takes a group plans it."""
 
@@ -333,14 +213,14 @@ def families(architecture: Architecture) -> tuple[Family, ...]:
         Family("linear", fits, STRIDED, linear),
         Family("linear of 16 bits", fits_wide, DENSE, sums),
         Family("requantize", is_requantize, STRIDED, elementwise),
-        Family("product", is_product, STRIDED, plan_product),
-        Family("sum", is_pooled_sum, STRIDED, plan_pooled_sum),
-        Family("maximum", is_byte_maximum, STRIDED, plan_maximum),
-        Family("lookup", is_lookup, STRIDED, plan_table),
-        Family("clamp", is_clamp, STRIDED, plan_clamps),
+        Family("product", elementary.is_product, STRIDED, partial(elementary.plan_product, plan_multiply)),
+        Family("sum", elementary.is_pooled_sum, STRIDED, partial(elementary.plan_pooled_sum, plan_window_sum, plan_global_sum)),
+        Family("maximum", elementary.is_byte_maximum, STRIDED, partial(elementary.plan_maximum, plan_window_max)),
+        Family("lookup", elementary.is_lookup, STRIDED, partial(elementary.plan_table, plan_lookup)),
+        Family("clamp", elementary.is_clamp, STRIDED, partial(elementary.plan_clamps, plan_clamp)),
         Family("move", is_move, STRIDED, plan_move),
-        Family("quantize", is_quantize, SCATTERED, plan_quantizes),
-        Family("dequantize", is_dequantize, SCATTERED, plan_dequantizes),
+        Family("quantize", elementary.is_quantize, SCATTERED, partial(elementary.plan_quantizes, plan_quantize)),
+        Family("dequantize", elementary.is_dequantize, SCATTERED, partial(elementary.plan_dequantizes, plan_dequantize)),
         Family("float", is_island, DENSE, plan_island),
-        Family("generic", takes_anything, DENSE, plan_generic),
+        Family("generic", elementary.takes_anything, DENSE, elementary.plan_generic),
     )

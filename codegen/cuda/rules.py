@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import cast
 
+from qcc.codegen import elementary
 from qcc.codegen.cpu import rules as shared
-from qcc.codegen.cpu.rules import SCATTERED, STRIDED, image, requantization, view_of
+from qcc.codegen.cpu.rules import SCATTERED, STRIDED, image, requantization
 from qcc.codegen.cuda.border import plan_dequantize, plan_quantize
 from qcc.codegen.cuda.dense import plan_dense, takes_narrow
 from qcc.codegen.cuda.depthwise import plan_depthwise
@@ -16,6 +17,7 @@ from qcc.codegen.cuda.island import plan_float
 from qcc.codegen.cuda.move import plan_copy, plan_fill_halo
 from qcc.codegen.cuda.pool import plan_global_sum, plan_window_max, plan_window_sum
 from qcc.codegen.cuda.te import GpuTeKernel
+from qcc.codegen.elementary import view_of
 from qcc.codegen.families import Call, Family, Site
 from qcc.codegen.floats import is_island
 from qcc.codegen.groups import Group
@@ -85,7 +87,7 @@ def plan_moves(site: Site) -> list[Call]:
 
 
 def plan_generic(site: Site) -> list[Call]:
-    return shared.plan_generic(site, GpuTeKernel)
+    return elementary.plan_generic(site, GpuTeKernel)
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -93,14 +95,14 @@ FAMILIES: tuple[Family, ...] = (
     Family("linear of 4 bits", is_narrow, PAIRED, plan_linear),
     Family("linear", shared.is_linear, STRIDED, plan_linear),
     Family("requantize", is_requantize, SCATTERED, plan_elementwise),
-    Family("product", shared.is_product, SCATTERED, partial(shared.plan_product, plan=plan_multiply)),
-    Family("sum", shared.is_pooled_sum, STRIDED, partial(shared.plan_pooled_sum, window=plan_window_sum, whole=plan_global_sum)),
-    Family("maximum", is_maximum, PAIRED, partial(shared.plan_maximum, plan=plan_window_max)),
-    Family("lookup", shared.is_lookup, STRIDED, partial(shared.plan_table, plan=plan_lookup)),
-    Family("clamp", shared.is_clamp, SCATTERED, partial(shared.plan_clamps, plan=plan_clamp)),
+    Family("product", elementary.is_product, SCATTERED, partial(elementary.plan_product, plan_multiply)),
+    Family("sum", elementary.is_pooled_sum, STRIDED, partial(elementary.plan_pooled_sum, plan_window_sum, plan_global_sum)),
+    Family("maximum", is_maximum, PAIRED, partial(elementary.plan_maximum, plan_window_max)),
+    Family("lookup", elementary.is_lookup, STRIDED, partial(elementary.plan_table, plan_lookup)),
+    Family("clamp", elementary.is_clamp, SCATTERED, partial(elementary.plan_clamps, plan_clamp)),
     Family("move", is_move, STRIDED, plan_moves),
-    Family("quantize", shared.is_quantize, SCATTERED, partial(shared.plan_quantizes, plan=plan_quantize)),
-    Family("dequantize", shared.is_dequantize, SCATTERED, partial(shared.plan_dequantizes, plan=plan_dequantize)),
+    Family("quantize", elementary.is_quantize, SCATTERED, partial(elementary.plan_quantizes, plan_quantize)),
+    Family("dequantize", elementary.is_dequantize, SCATTERED, partial(elementary.plan_dequantizes, plan_dequantize)),
     Family("float", is_island, DENSE, plan_float),
-    Family("generic", shared.takes_anything, DENSE, plan_generic),
+    Family("generic", elementary.takes_anything, DENSE, plan_generic),
 )

@@ -7,7 +7,8 @@ from math import prod
 from typing import cast
 
 from qcc.codegen.cpu.elementwise import plan_requantize
-from qcc.codegen.cpu.rules import Architecture, families, gives_bytes, is_depthwise, plan_elementwise
+from qcc.codegen.cpu.rules import Architecture, families, is_depthwise, plan_elementwise
+from qcc.codegen.elementary import gives_bytes
 from qcc.codegen.families import Call, Family, Scratch, Site
 from qcc.codegen.groups import Group
 from qcc.codegen.placing import DENSE
