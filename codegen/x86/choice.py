@@ -17,7 +17,7 @@ from qcc.codegen.x86.winograd_filter import POINTS
 from qcc.ir.types import U16, Array
 
 LEAST_PIXELS = 16               # for which weights are widened before
-MOST_SCRATCH = 1024 * 1024      # bytes of widened weights, such that they stay in the second-level cache
+MOST_SCRATCH = 512 * 1024      # bytes of widened weights, such that they stay in the second-level cache
 WHOLE = 32                      # channels of a part are a multiple of this, so that its panels are full
 
 

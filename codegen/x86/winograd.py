@@ -29,11 +29,11 @@ from qcc.codegen.target import Target
 from qcc.codegen.x86.epilogue import MOST_SHIFT, PARAMETERS, HalvesEpilogue, lifted_multipliers, paired_lanes, parameters_of
 from qcc.codegen.x86.pairs import PAIR, panel_group
 from qcc.codegen.x86.tiles import candidates, filtered_cycles
-from qcc.codegen.x86.winograd_filter import POINTS, TAPS, FilterKernel
+from qcc.codegen.x86.winograd_filter import APART, POINTS, TAPS, FilterKernel
 from qcc.ir.types import I16, I32, Array
 
 LIFT = 2                   # sums are four times the accumulators
-MOST_PATCH = 64 * 1024     # bytes of transformed source on the stack
+MOST_PATCH = 66 * 1024     # bytes of transformed source on the stack
 SIDE = 2                   # outputs of a square
 LEAST_CHANNELS = 16        # of a vector of the source
 
@@ -90,8 +90,12 @@ class WinogradKernel(ImplicitProduct):
 
     @property
     def patch(self) -> int:
-        """Numbers of the transformed source of a tile: [points, squares, channels]."""
-        return POINTS * self.tile.columns * self.channels
+        """Numbers of the transformed source of a tile: [points, squares, channels] with gaps between points."""
+        return POINTS * (self.tile.columns * self.channels + APART)
+
+    def filters(self, weight_bits: int) -> FilterKernel:
+        """What makes the weights."""
+        return FilterKernel(self.panels, self.pairs * self.tile.blocks, self.vector, weight_bits)
 
     @property
     def parameters(self) -> tuple[View, ...]:
@@ -99,7 +103,7 @@ class WinogradKernel(ImplicitProduct):
 
     @property
     def operands(self) -> tuple[View, ...]:
-        weights = View.contiguous(I16, (self.panels, self.steps * self.step_bytes))
+        weights = self.filters(8).operands[-1]
         numbers = View.contiguous(I32, (self.panels, self.tile.blocks, self.numbers, self.lanes))
         residual = () if self.residual is None else (self.residual,)
         return (self.source, *residual, weights, numbers, *self.parameters, self.output)
@@ -172,4 +176,4 @@ def _prepared(weights: Array, channels: Array, kernel: WinogradKernel) -> Prepar
     apart = packed.reshape(kernel.panels, TAPS, kernel.pairs, blocks, kernel.lanes, PAIR).transpose(0, 2, 3, 1, 4, 5)
     ordered = np.ascontiguousarray(apart).reshape(kernel.panels, kernel.pairs * blocks * TAPS, 1, kernel.lanes, PAIR)
     stored = pack_runs(ordered, 1, bits, TAPS).reshape(kernel.panels, -1)
-    return Prepared(FilterKernel(kernel.panels, kernel.pairs * blocks, kernel.vector, bits), stored)
+    return Prepared(kernel.filters(bits), stored)

@@ -30,7 +30,7 @@ class WinogradCode(ImplicitProductCode):
     def __init__(self, kernel: WinogradKernel, target: Target) -> None:
         super().__init__(kernel, requantizing(kernel, target))
         self.patch = self.function.scratch("int16", kernel.patch)
-        self.point = kernel.tile.columns * kernel.channels                         # numbers of a point in the patch
+        self.point = kernel.patch // POINTS    # numbers of a point in the patch
         self.sums = self.function.scratch("int32", POINTS * kernel.tile.columns * kernel.tile.blocks * kernel.lanes)
 
     def _square(self, number: Any) -> tuple[Any, Any, Any]:
@@ -72,12 +72,13 @@ class WinogradCode(ImplicitProductCode):
         from tvm import tirx
 
         kernel, function, tile = self.kernel, self.function, self.kernel.tile
-        weights = function.let(panel * (kernel.steps * kernel.step_bytes))
+        apart = kernel.filters(kernel.weight_bits).point
+        weights = function.let(panel * (POINTS * apart))
         vectors = tile.columns * tile.blocks
         with function.loop(0, POINTS) as point:
             zero = constant(0, "int32", kernel.lanes)
             sums = [[function.register(zero) for _ in range(tile.blocks)] for _ in range(tile.columns)]
-            self._reduce(sums, function.let(point * self.point), function.let(weights + point * (kernel.pairs * kernel.step_bytes)), None)
+            self._reduce(sums, function.let(point * self.point), function.let(weights + point * apart), None)
             for number, register in enumerate(register for row_ in sums for register in row_):
                 self.sums.store((point * vectors + number) * kernel.lanes, register.get())
         limit = tirx.const(max(0, kernel.output.shape[3] - tile.blocks * kernel.lanes), "int32")

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 TAPS = 9       # of a filter
 POINTS = 16    # of a transformed one
+APART = 32     # numbers between points, which would else often lie so far apart that all compete for one set of the first-level cache
 
 
 @dataclass(frozen=True, slots=True)
 class FilterKernel:
-    """U = G g G^T. Operands: weights [panels, filters, 9, vector] as they are stored, i16 [panels, 16, filters, vector]. A task is a panel.
+    """U = G g G^T, a panel a task. Operands: weights [panels, filters, 9, vector] as stored, i16 [panels, 16, filters, vector] with gaps.
 
     Attributes:
         panels: of filters.
@@ -39,9 +40,14 @@ class FilterKernel:
         return TAPS * self.vector * self.weight_bits // 8
 
     @property
+    def point(self) -> int:
+        """Numbers from a point to the next."""
+        return self.filters * self.vector + APART
+
+    @property
     def operands(self) -> tuple[View, ...]:
         stored = View.contiguous(I8 if self.weight_bits == 8 else U8, (self.panels, self.filters * self.filter_bytes))
-        return stored, View.contiguous(I16, (self.panels, POINTS * self.filters * self.vector))
+        return stored, View.contiguous(I16, (self.panels, POINTS * self.point))
 
     @property
     def tasks(self) -> int:
@@ -63,7 +69,7 @@ class FilterKernel:
             start = function.let((panel * self.filters + index) * self.filter_bytes)
             taps = [number(weights) for weights in load_weights(function, source, start, TAPS, self.vector, self.weight_bits)]
             for point, value in enumerate(both_ways(lambda three: _transformed(function.let, three), taps, 3)):
-                destination.store(((panel * POINTS + point) * self.filters + index) * self.vector, value)
+                destination.store((panel * POINTS + point) * self.point + index * self.vector, value)
         return function.finish()
 
 
