@@ -25,13 +25,14 @@ from qcc.ir.types import I16, I32, Array
 
 PAIR = 2                   # products of one 32-bit lane
 MOST_PATCH = 48 * 1024     # bytes on the stack
-LEAST_PANELS = 4           # that share a patch, where there are as many
+LEAST_CHANNELS = 64        # of the panels that share a patch, where there are as many
 UNROLLED_STEPS = 2         # of the reduction; with more, LLVM stores accumulators in the loop
 
 
 def panel_group(kernel: ImplicitProduct) -> int:
     """Panels that share a patch: all, or so many that there is work for several threads."""
-    return min(kernel.panels, max(LEAST_PANELS, kernel.panels // -(-LEAST_TASKS // prod(kernel.pixel_tiles))))
+    least = LEAST_CHANNELS // (kernel.tile.blocks * kernel.lanes)
+    return min(kernel.panels, max(1, least, kernel.panels // -(-LEAST_TASKS // prod(kernel.pixel_tiles))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qcc.codegen.cpu.unpacking import load_weights
-from qcc.codegen.emit import Function, cast, constant
+from qcc.codegen.emit import Function, Memory, cast, constant
 from qcc.codegen.kernel import View
 from qcc.ir.types import I8, I16, U8
 
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from qcc.codegen.target import Target
 
 STRETCH = 8    # vectors that are unpacked together; weights that share bytes share them among so many
+LINE = 64      # bytes of a cache line
+AHEAD = 6144   # bytes that weights are asked for before they are read: they come from far and are read once
+
+
+def prefetch(memory: Memory, place: Any, count: int) -> None:
+    """Ask for what follows `count` bytes that are read now."""
+    for line in range(-(-count // LINE)):
+        memory.prefetch(place + AHEAD + line * LINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ class WidenKernel:
 
         def stretch(first: Any, panel: Any, count: int) -> None:
             start = function.let(panel * self.panel_bytes + first * (self.vector * self.weight_bits // 8))
+            prefetch(source, start, count * self.vector * self.weight_bits // 8)
             stream = load_weights(function, source, start, count, self.vector, self.weight_bits)
             for number, weights in enumerate(stream):
                 wide = cast(weights, "int16")    # of fewer bits, they come out in the upper ones of their byte

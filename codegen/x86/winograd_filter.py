@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qcc.codegen.cpu.unpacking import load_weights
 from qcc.codegen.emit import Function, cast, constant
 from qcc.codegen.kernel import View
+from qcc.codegen.x86.widening import prefetch
 from qcc.ir.types import I8, I16, U8
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class FilterKernel:
 
         with function.loop(function.begin, function.end) as panel, function.loop(0, self.filters) as index:
             start = function.let((panel * self.filters + index) * self.filter_bytes)
+            prefetch(source, start, self.filter_bytes)
             taps = [number(weights) for weights in load_weights(function, source, start, TAPS, self.vector, self.weight_bits)]
             for point, value in enumerate(both_ways(lambda three: _transformed(function.let, three), taps, 3)):
                 destination.store((panel * POINTS + point) * self.point + index * self.vector, value)
