@@ -1,4 +1,4 @@
-"""What README.md shows works as it stands there."""
+"""What README.md shows works as it stands there, and so do the commands of the other pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from PIL import Image
 
 from qcc.cli import COMMANDS
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -57,13 +58,20 @@ def test_commands_work_as_typed(tmp_path: Path, zoo: Callable[[str], Path], samp
 
 
 def test_commands_have_these_options() -> None:
-    """Every line of the shell examples names a command and options that exist."""
-    lines = [line.partition("#")[0].split() for block in blocks("sh") for line in block.splitlines() if line.startswith("qcc ")]
-    assert len(lines) >= 5
-    for _, command, *arguments in lines:
-        done = subprocess.run([sys.executable, "-m", "qcc", command, "--help"], capture_output=True, text=True, check=True)
+    """Every line of the shell examples, in the README and on the pages of docs/, names a command and options that exist."""
+    pages = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "examples" / "README.md"]
+    texts = [(page.name, page.read_text("utf-8")) for page in pages]
+    lines = [(name, line) for name, text in texts for block in re.findall(r"```\w*\n(.*?)```|^(    .*?)$", text, re.DOTALL | re.MULTILINE)
+             for line in re.findall(r"^ *qcc (.*)$", "\n".join(block), re.MULTILINE)]
+    assert len(lines) >= 20
+    helps: dict[str, str] = {}
+    for page, line in lines:
+        command, *arguments = line.partition(" #")[0].split()
+        if command not in helps:
+            done = subprocess.run([sys.executable, "-m", "qcc", command, "--help"], capture_output=True, text=True, check=True)
+            helps[command] = done.stdout
         for option in (a for a in arguments if a.startswith("-")):
-            assert re.search(rf"(^|[\s,]){re.escape(option)}\b", done.stdout), f"qcc {command} has no option {option}"
+            assert re.search(rf"(^|[\s,]){re.escape(option)}\b", helps[command]), f"{page}: qcc {command} has no option {option}"
 
 
 def test_every_command_is_listed() -> None:
