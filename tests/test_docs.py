@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
 import qcc.commands
 from qcc.cli import BROKEN_PIPE, INTERRUPTED, TERMINATED
+from qcc.commands.compile import command as compile_command
 from qcc.errors import QccError
 from qcc.passes.registry import PASSES
+from qcc.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,6 +48,16 @@ def test_every_pass_is_listed_with_its_contract() -> None:
         rows[step.name] = f"| `{step.name}` | {stages} | {step.numerics.name} | {summary} |"
     listed = re.findall(r"^\| `.*$", (ROOT / "docs" / "passes.md").read_text("utf-8"), re.MULTILINE)
     assert listed == list(rows.values()), "expected in docs/passes.md:\n" + "\n".join(rows.values())
+
+
+def test_every_key_of_a_recipe_is_listed_with_its_option_and_default() -> None:
+    text = (ROOT / "docs" / "recipe.md").read_text("utf-8")
+    listed = {key: (option, default) for key, option, default in re.findall(r"^\| `(\w+)` \| (.*?) ?\| `(.*?)` \|", text, re.MULTILINE)}
+    blank = Recipe()
+    assert {key: default for key, (_, default) in listed.items()} == {
+        field.name: json.dumps(getattr(blank, field.name)) for field in fields(Recipe)}
+    options = {option for parameter in compile_command.params for option in parameter.opts}
+    assert {option.strip("`") for option, _ in listed.values()} - {""} <= options
 
 
 def test_links_lead_somewhere_and_the_readme_leads_to_every_page() -> None:

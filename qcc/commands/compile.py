@@ -46,7 +46,8 @@ OBSERVERS = ("auto", "minmax", "average", "percentile", "entropy", "mse")
 
 
 _RECIPE_OPTIONS = (                 # named as in Recipe
-    "target", "observer", "percentile", "seed", "migration", "rounding", "correction", "weight_granularity", "io", "name", "tune")
+    "target", "observer", "percentile", "seed", "migration", "rounding", "correction", "correction_samples", "weight_granularity", "io",
+    "name", "tune")
 
 
 @click.command(name="compile")
@@ -67,6 +68,8 @@ _RECIPE_OPTIONS = (                 # named as in Recipe
               help="How weights are rounded: one method for all layers, or in each the one that errs least on held-out data (auto).")
 @click.option("--correction", type=click.Choice(["auto", "affine", "bias", "none"]), default="auto", show_default=True,
               help="What makes up for rounding in each channel: scale and bias (affine), bias alone, or nothing.")
+@click.option("--correction-samples", type=click.IntRange(1), default=64, show_default=True,
+              help="How many calibration samples rounding and correction look at.")
 @click.option("--weight-granularity", type=click.Choice(["channel", "tensor"]), default="channel", show_default=True,
               help="Weights have one scale per output channel of a layer, or one per layer.")
 @click.option("--percentile", type=float, default=99.999, show_default=True,
