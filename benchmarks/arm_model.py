@@ -8,7 +8,7 @@
 `loops` takes the innermost loop of each kernel from its object and gives it to llvm-mca: cycles per multiply-accumulate, and the share of
 the products per cycle that the same model allows when nothing waits. `instructions` runs the network once and thrice under qemu-user with a
 plugin that counts, and gives the difference; with --peer also onnxruntime's int8 model in a Python for ARM under the same emulator, and
-with --ncnn ncnn's in the same Python. ROOT/proc/cpuinfo must be that of a machine for ARM: onnxruntime from 1.18 on crashes on another.
+with --ncnn ncnn's in the same Python. ROOT/proc/cpuinfo must be that of a machine for ARM: onnxruntime 1.32 crashes on another.
 """
 
 from __future__ import annotations
