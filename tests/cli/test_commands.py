@@ -62,7 +62,7 @@ def test_run_refuses(qcc: Run, shared: Any, tmp_path: Path, image: Any) -> None:
         (["--input", tmp_path / "double.npy"], "input 'image': expected float32[1, 3, 8, 8], got float64[1, 3, 8, 8]"),
         (["--input", tmp_path / "small.npy"], "input 'image': expected float32[1, 3, 8, 8], got float32[1, 3, 7, 8]"),
         (["--input", tmp_path / "names.npz"], "expected an array for each of the inputs ['image']"),
-        (["--input", tmp_path / "broken.npz"], "broken.npz: cannot be read"),
+        (["--input", tmp_path / "broken.npz"], "broken.npz: not a .npz file, or only a part of one"),
         (["--input", f"picture={x}"], "the model has no input 'picture'; expected 'image'"),
         (["--input", x, "--input", f"image={x}"], "input 'image' is given twice"),
         (["--input", x, "-o", x], "exists; choose another name, or replace it with --force"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,11 +159,16 @@ def test_a_compile_that_is_interrupted_leaves_nothing(
 
 
 def test_answers_at_once() -> None:
-    """The best of some tries: the machine may be busy."""
+    """In processor time, and the best of some tries: the machine may be busy."""
+
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
     for code in "import qcc", "import sys; from qcc.cli import main; sys.argv = ['qcc', '--help']; main()":
         times = []
         for _ in range(5):
-            start = time.perf_counter()
+            before = spent()
             subprocess.run([sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"], check=True, capture_output=True)
-            times.append(time.perf_counter() - start)
+            times.append(spent() - before)
         assert min(times) < 0.3, times
