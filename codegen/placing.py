@@ -29,11 +29,13 @@ class Capabilities:
         strided: reads and writes such views.
         scattered: writes any strides at all (it can transpose on the way).
         packed: reads and writes values of at most 4 bits that share bytes in pairs (`View.packed`).
+        alike: only if those that it reads and those that it writes both do.
     """
 
     strided: bool
     scattered: bool = False
     packed: bool = False
+    alike: bool = False
 
 
 DENSE = Capabilities(False)
@@ -154,11 +156,13 @@ def inside(graph: Graph, position: int | None, parent: Place, node: Node) -> Pla
 def pack(graph: Graph, places: Mapping[str, Place], abilities: Mapping[str, Capabilities]) -> dict[str, Place]:
     """Places of the values that lie two in a byte: all of a buffer's, where every kernel that touches them can do that.
 
-    What is moved between two buffers lies alike in both. The network's inputs and outputs have one value per byte.
+    What is moved between two buffers lies alike in both, as does what a kernel reads and writes that takes both or neither. The network's
+    inputs and outputs have one value per byte.
     """
     roots = {name: place.root for name, place in places.items()}
     plain = {roots[name] for name, place in places.items() if not _may_share(graph, name, place, abilities)}
-    tied = [[roots[name] for name in (*node.inputs, *node.outputs) if name in roots] for node in graph.nodes if isinstance(node.op, MOVES)]
+    tied = [[roots[name] for name in (*node.inputs, *node.outputs) if name in roots] for node in graph.nodes
+            if isinstance(node.op, MOVES) or abilities_of(graph, node, abilities).alike]
     while spread := {root for group in tied if plain.intersection(group) for root in group} - plain:
         plain |= spread
     return {name: replace(place, view=replace(place.view, packed=True)) for name, place in places.items() if roots[name] not in plain}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -97,7 +98,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("requantize", is_requantize, SCATTERED, plan_elementwise),
     Family("product", elementary.is_product, SCATTERED, partial(elementary.plan_product, plan_multiply)),
     Family("sum", elementary.is_pooled_sum, STRIDED, partial(elementary.plan_pooled_sum, plan_window_sum, plan_global_sum)),
-    Family("maximum", is_maximum, PAIRED, partial(elementary.plan_maximum, plan_window_max)),
+    Family("maximum", is_maximum, replace(PAIRED, alike=True), partial(elementary.plan_maximum, plan_window_max)),
     Family("lookup", elementary.is_lookup, STRIDED, partial(elementary.plan_table, plan_lookup)),
     Family("clamp", elementary.is_clamp, SCATTERED, partial(elementary.plan_clamps, plan_clamp)),
     Family("move", is_move, STRIDED, plan_moves),
