@@ -32,27 +32,28 @@ from qcc.recipe import Recipe, bit_widths
 # What each choice of a recipe buys: the defaults, and each of them switched off.
 VARIANTS: dict[str, dict[str, Any]] = {
     "qcc": {}, "qcc, rounding off": {"rounding": "nearest"}, "qcc, correction off": {"correction": "none"},
-    "qcc, biases only": {"correction": "bias"}, "qcc, scales, too": {"correction": "affine"},
+    "qcc, migration off": {"migration": "none"}, "qcc, biases only": {"correction": "bias"}, "qcc, scales, too": {"correction": "affine"},
     "qcc, ranges min-max": {"observer": "minmax"}, "qcc, ranges of least squares": {"observer": "mse"},
-    "qcc, all off": {"rounding": "nearest", "correction": "none", "observer": "minmax"},
+    "qcc, all off": {"migration": "none", "rounding": "nearest", "correction": "none", "observer": "minmax"},
 }
 # From the simplest way to round to the best, a step at a time: each must be better than the one before it.
 LADDER: dict[str, dict[str, Any]] = {
-    "1: ranges min-max, nearest": {"observer": "minmax", "rounding": "nearest", "correction": "none"},
-    "2: least squares": {"observer": "mse", "rounding": "mse", "correction": "none"},
-    "3: and statistics corrected": {"observer": "mse", "rounding": "mse", "correction": "affine"},
-    "4: and sequential AdaQuant": {"observer": "mse", "rounding": "adaquant", "correction": "affine"},
-    "5: or what auto takes": {"observer": "mse"},
+    "1: ranges min-max, nearest": {"migration": "none", "observer": "minmax", "rounding": "nearest", "correction": "none"},
+    "2: least squares": {"migration": "none", "observer": "mse", "rounding": "mse", "correction": "none"},
+    "3: and statistics corrected": {"migration": "none", "observer": "mse", "rounding": "mse", "correction": "affine"},
+    "4: and sequential AdaQuant": {"migration": "none", "observer": "mse", "rounding": "adaquant", "correction": "affine"},
+    "5: or what auto takes": {"migration": "none", "observer": "mse"},
 }
 
 
-def compiled(model: Path, calibration: Feeds, feeds: Feeds, recipe: Recipe) -> Array:
-    """Outputs of a compiled library."""
+def compiled(model: Path, calibration: Feeds, feeds: Feeds, recipe: Recipe) -> tuple[Array, str]:
+    """Outputs of a compiled library, and the migration that it got."""
     artifact = qcc.compile(model, calibration_data=calibration, recipe=recipe)
     with tempfile.TemporaryDirectory() as folder:
         artifact.save(Path(folder, "out"))
         with qcc.load(Path(folder, "out"), threads=2) as module:
-            return run_all(lambda feed: {name: array.copy() for name, array in module.run(feed).items()}, feeds)
+            outputs = run_all(lambda feed: {name: array.copy() for name, array in module.run(feed).items()}, feeds)
+    return outputs, artifact.recipe.migration
 
 
 def row(label: str, exact: Array, found: Array, classes: Array | None, seconds: float) -> str:
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=528)
     parser.add_argument("--peers", nargs="*", metavar="LABEL", help="other quantizers, too: all, or those whose labels begin so")
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--per-tensor", action="store_true", help="qcc's weights have one scale per layer")
     parser.add_argument("--ladder", action="store_true", help="instead of the variants: from rounding to the nearest up, step by step")
     chosen = parser.parse_args(arguments)
     os.environ.setdefault("NNCF_CI", "1")    # a measurement must not be reported to anybody
@@ -81,9 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{chosen.model}, w{weight_bits}a{activation_bits}, {len(calibration)} samples calibrate, {len(feeds)} evaluate", flush=True)
     for label, changes in LADDER.items() if chosen.ladder else ((label, VARIANTS[label]) for label in chosen.variants):
         start = time.perf_counter()
-        recipe = replace(Recipe(weight_bits=weight_bits, activation_bits=activation_bits), **changes)
-        found = compiled(model, calibration, feeds, recipe)
-        print(row(label, exact, found, classes, time.perf_counter() - start), flush=True)
+        granularity = "tensor" if chosen.per_tensor else "channel"
+        widths = Recipe(weight_bits=weight_bits, activation_bits=activation_bits, weight_granularity=granularity)
+        found, migration = compiled(model, calibration, feeds, replace(widths, **changes))
+        print(row(f"{label} ({migration})", exact, found, classes, time.perf_counter() - start), flush=True)
     if chosen.peers is None:
         return
     for label, make in quantizers(weight_bits, activation_bits):

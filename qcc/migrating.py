@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
-from qcc.ir import Graph
-from qcc.measuring import precision_of
+from qcc.ir import Array, Graph
+from qcc.measuring import measure, precision_of
 from qcc.onnx import prepare
 from qcc.passes.calibrate import Batches
-from qcc.passes.migrate import JUDGED, Bits, Judge, Migration
-from qcc.passes.rounding import thinned
+from qcc.passes.migrate import Bits, Judge, Migration
+from qcc.passes.quantize import encode, place
+from qcc.passes.rounding import Options, find_rounding, round_weights, thinned
 from qcc.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
+ROWS = 8192       # positions of a layer's output that a sketch looks at
 
 
 def find_migration(graph: Graph, calibration: Batches | None, recipe: Recipe, progress: Progress) -> tuple[Recipe, Migration]:
     """The recipe with the method that was chosen, and what it moves."""
     method = recipe.migration
-    bits = Bits(recipe.weight_bits, recipe.activation_bits, recipe.weight_granularity == "tensor")
-    judge = Judge(prepare, precision_of(recipe), bits, recipe.io == "integer")
+    judge = Judge(prepare, Bits(recipe.weight_bits, recipe.activation_bits, recipe.weight_granularity == "tensor"), recipe.io == "integer")
     if method == "auto":
-        samples = [] if calibration is None else thinned(calibration, graph, JUDGED)
-        method = judge.decide(graph, samples, lambda done, total: progress("migration", done, total))
+        count = 0 if calibration is None or recipe.calibration == "none" else judge.samples(graph)
+        samples = thinned(calibration, graph, count) if calibration is not None and count else []
+        quantize = partial(sketched, recipe=recipe)
+        method = judge.decide(graph, samples, quantize, lambda done, total: progress("migration", done, total))
     found = Migration() if method == "none" else judge.find(graph, method, calibration)
     return replace(recipe, migration=method), found
+
+
+def sketched(graph: Graph, samples: Sequence[Mapping[str, Array]], recipe: Recipe) -> Graph:
+    """The QDQ graph much as the recipe will make it, in less time: fewer rows, and second-order rounding in place of several ways."""
+    placement = place(graph, recipe.io == "integer")
+    ranges = measure(graph, placement, samples, recipe, _silent).ranges
+    quantized = encode(graph, placement, ranges, precision_of(recipe))
+    rounding = "second-order" if recipe.rounding == "auto" and recipe.weight_bits < 8 else recipe.rounding
+    options = Options(rounding, recipe.correction, tied=recipe.weight_granularity == "tensor", rows=ROWS)
+    return round_weights(quantized, find_rounding(graph, quantized, placement, samples, prepare, options))
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Of progress within progress nothing is shown."""

@@ -42,7 +42,7 @@ class Recipe:
         percentile: share of values inside the range, in percent (both tails together lose the rest).
         migration: of scales between layers before anything is rounded (docs/migration.md): "equalize" looks at the weights, "smooth" at
             what channels do on the calibration data, and "shift" also moves what norms make to the middle; "auto" takes what errs
-            least on samples that were held out; or "none".
+            clearly least on samples that were held out, or none; or "none".
         rounding: of weights: "auto" takes for each layer what errs least on calibration data that was held out; or the method for all
             layers: "nearest", "mse", "second-order", "adaround", "adaquant", "decoupleq" (docs/rounding.md).
         correction: of each channel's results after rounding: "affine" changes scales and biases, "bias" biases only; or "none".
@@ -62,7 +62,7 @@ class Recipe:
     seed: int = 0
     observer: str = "auto"
     percentile: float = 99.999
-    migration: str = "none"
+    migration: str = "auto"
     rounding: str = "auto"
     correction: str = "auto"
     correction_samples: int = 64

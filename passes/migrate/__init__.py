@@ -4,10 +4,10 @@
 """
 
 from qcc.ir import Numerics, Pass, Stage
-from qcc.passes.migrate.decide import JUDGED, Judge
+from qcc.passes.migrate.decide import Judge
 from qcc.passes.migrate.migration import Migration, migrate
 from qcc.passes.migrate.noise import Bits
 
-__all__ = ["JUDGED", "MIGRATE", "Bits", "Judge", "Migration", "migrate"]
+__all__ = ["MIGRATE", "Bits", "Judge", "Migration", "migrate"]
 
 MIGRATE = Pass("migrate", Stage.FLOAT, Stage.FLOAT, Numerics.CLOSE, migrate)

@@ -1,4 +1,4 @@
-"""Which migration a network gets: candidates are quantized as they come, and the one whose outputs err least on samples that
+"""Which migration a network gets: candidates are quantized as the network will be, and the one whose outputs err least on samples that
 nothing was measured on is taken, if it is clearly better than none."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 from qcc.errors import DataError
 from qcc.ir import Array, Graph
-from qcc.passes.calibrate import Range
+from qcc.ops import OnnxOperator
 from qcc.passes.migrate.channels import Channels
 from qcc.passes.migrate.equalize import equalized_numbers
 from qcc.passes.migrate.migration import Migration, migrate
@@ -18,15 +18,19 @@ from qcc.passes.migrate.noise import Bits, Noise
 from qcc.passes.migrate.norms import movable
 from qcc.passes.migrate.scales import Chooser
 from qcc.passes.migrate.statistics import collect_channels
-from qcc.passes.quantize import Placement, Precision, encode, place
+from qcc.passes.quantize import place
 
 HELD_OUT = 4            # every fourth sample judges what was chosen on the others
-GAIN = 0.9              # of the error without migration: less gain than this is not worth other numbers
+GAIN = 0.9              # of the error without migration: less gain than this may be chance
+GAIN_OF_BYTES = 0.8     # the same where weights and values have 8 bits, which need it less, and clips with bounds per channel cost time
 LEAST = 4               # samples without which nothing can be judged
-JUDGED = 16             # samples that a decision looks at
+JUDGED = 48             # samples that a decision looks at, at most,
+WORK = 10e9             # and as many as the float network computes with so many multiplications
+NORMALIZING = frozenset({"Softmax", "LogSoftmax"})
 METHODS = ("equalize", "smooth", "shift")
 
 Prepare = Callable[[Graph, Sequence[str]], Callable[[Mapping[str, Array]], Mapping[str, Array]]]
+Quantize = Callable[[Graph, Sequence[Mapping[str, Array]]], Graph]      # FLOAT -> QDQ, ranges and corrections from these samples
 Batches = Iterable[Mapping[str, Array]]
 
 
@@ -36,11 +40,11 @@ class Judge:
 
     Attributes:
         prepare: makes a function that computes values of a graph.
+        bits: what predicted noise is about.
         integer_outputs: as for `place`.
     """
 
     prepare: Prepare
-    precision: Precision
     bits: Bits
     integer_outputs: bool = False
 
@@ -71,50 +75,53 @@ class Judge:
         found = collect_channels(shapes, self.prepare(graph, names), batches)
         return {name: seen.middle.reshape(-1).astype(np.float32) for name, seen in found.items()}
 
-    def decide(self, graph: Graph, samples: Sequence[Mapping[str, Array]], progress: Callable[[int, int], None]) -> str:
-        """The name of the best method on held-out samples, or "none"."""
+    def decide(
+        self, graph: Graph, samples: Sequence[Mapping[str, Array]], quantize: Quantize, progress: Callable[[int, int], None]
+    ) -> str:
+        """The name of the best method on held-out samples, or "none".
+
+        Args:
+            quantize: as the network will be, or so nearly that it tells which method ends up best.
+        """
         if len(samples) < LEAST:
             return "none"
         unseen = samples[HELD_OUT - 1 :: HELD_OUT]
         seen = [sample for number, sample in enumerate(samples) if number % HELD_OUT != HELD_OUT - 1]
-        ports = [port for port, name in graph.outputs.items() if graph.types[name].dtype.is_float]
-        run = self.prepare(graph, names := [graph.outputs[port] for port in ports])
-        exact = [[found[name] for name in names] for found in map(run, unseen)]
+        names = [scores(graph, name) for name in dict.fromkeys(graph.outputs.values()) if graph.types[name].dtype.is_float]
+        methods = [method for method in METHODS if self._sensible(graph, method)]
+        candidates = {"none": graph} | {method: migrate(graph, self.find(graph, method, seen)) for method in methods}
+        if all(candidate is graph for candidate in candidates.values()):
+            return "none"
         errors = {}
-        methods = ("none", *(method for method in METHODS if self._sensible(graph, method)))
-        for done, method in enumerate(methods):
-            migrated = graph if method == "none" else migrate(graph, self.find(graph, method, seen))
-            names = [migrated.outputs[port] for port in ports]
-            errors[method] = self._error(migrated, names, seen, unseen, exact) if method == "none" or migrated is not graph else np.inf
-            progress(done + 1, len(methods))
+        for done, (method, candidate) in enumerate(candidates.items()):
+            if method == "none" or candidate is not graph:
+                errors[method] = self._error(graph, quantize(candidate, seen), names, unseen)
+            progress(done + 1, len(candidates))
         best = min(errors, key=errors.__getitem__)
-        return best if errors[best] < GAIN * errors["none"] else "none"
+        return best if errors[best] < (GAIN_OF_BYTES if self.bits.plain else GAIN) * errors["none"] else "none"
+
+    def samples(self, graph: Graph) -> int:
+        """How many samples a decision may look at: in networks that are so large that this is less than LEAST, there is none."""
+        return int(min(JUDGED, WORK / max(1, sum(graph.node_macs(node) for node in graph.nodes))))
 
     def _sensible(self, graph: Graph, method: str) -> bool:
         """Weights with a scale per channel gain nothing from equal ranges, and a network without norms nothing from shifts."""
         return {"equalize": self.bits.per_tensor, "shift": bool(movable(graph))}.get(method, True)
 
-    def _error(
-        self, graph: Graph, outputs: Sequence[str], seen: Sequence[Mapping[str, Array]], unseen: Sequence[Mapping[str, Array]],
-        exact: Sequence[Sequence[Array]],
-    ) -> float:
-        """Noise-to-signal ratio of the outputs, all together, of the network that was quantized as it comes."""
-        placement = place(graph, self.integer_outputs)
-        quantized = encode(graph, placement, self._ranges(graph, placement, seen), self.precision)
-        run, total = self.prepare(quantized, outputs), 0.0
-        for sample, wanted in zip(unseen, exact, strict=True):
-            found = run(sample)
-            for name, real in zip(outputs, wanted, strict=True):
-                signal = float(np.square(real, dtype=np.float64).sum())
-                total += float(np.square(found[name].astype(np.float64) - real).sum()) / max(signal, 1e-300)
+    def _error(self, graph: Graph, quantized: Graph, names: Sequence[str], samples: Sequence[Mapping[str, Array]]) -> float:
+        """Noise-to-signal ratio of each value in each sample, summed up: loud samples count no more than others."""
+        exact, found = self.prepare(graph, names), self.prepare(quantized, names)
+        total = 0.0
+        for sample in samples:
+            real, rounded = exact(sample), found(sample)
+            for name in names:
+                wanted = real[name].astype(np.float64)
+                total += float(np.square(rounded[name] - wanted).sum()) / max(float(np.square(wanted).sum()), 1e-300)
         return total
 
-    def _ranges(self, graph: Graph, placement: Placement, samples: Sequence[Mapping[str, Array]]) -> dict[str, Range]:
-        """The extremes of all encoded values."""
-        run = self.prepare(graph, placement.encoded)
-        ranges: dict[str, Range] = {}
-        for sample in samples:
-            for name, array in run(sample).items():
-                found = Range(float(array.min(initial=0.0)), float(array.max(initial=0.0)))
-                ranges[name] = ranges[name].union(found) if name in ranges else found
-        return ranges
+
+def scores(graph: Graph, output: str) -> str:
+    """What a network is judged by: an output, or what a softmax made it of; probabilities hide most errors and show a few hugely."""
+    while (node := graph.producers.get(output)) is not None and isinstance(node.op, OnnxOperator) and node.op.type in NORMALIZING:
+        output = node.inputs[0]
+    return output

@@ -30,6 +30,11 @@ class Bits:
     activations: int = 8
     per_tensor: bool = False
 
+    @property
+    def plain(self) -> bool:
+        """Bytes, and scales per channel: where most networks lose little, whatever is done."""
+        return min(self.weights, self.activations) >= 8 and not self.per_tensor
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:

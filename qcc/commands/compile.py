@@ -61,7 +61,7 @@ _RECIPE_OPTIONS = (                 # named as in Recipe
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Chooses the inputs that --calibration-data none makes.")
 @click.option("--observer", type=click.Choice(OBSERVERS), default="auto", show_default=True,
               help="How ranges follow from what was measured; auto: whichever serves the network's outputs best.")
-@click.option("--migration", type=click.Choice(MIGRATIONS), default="none", show_default=True,
+@click.option("--migration", type=click.Choice(MIGRATIONS), default="auto", show_default=True,
               help="Moves scales between layers before anything is rounded: by the weights (equalize), by the data (smooth, shift), or "
                    "whichever errs least (auto).")
 @click.option("--rounding", type=click.Choice(ROUNDINGS), default="auto", show_default=True,

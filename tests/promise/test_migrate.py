@@ -13,7 +13,6 @@ from qcc.ir import Array, Graph, Numerics, Pipeline, verify
 from qcc.models import zoo as model_zoo
 from qcc.onnx import FloatRunner, import_model
 from qcc.passes.migrate import MIGRATE, Bits, Judge
-from qcc.passes.quantize import Precision
 from qcc.passes.simplify import SIMPLIFY
 
 MODELS = (*model_zoo.BUNDLED, *model_zoo.PUBLISHED, "light_shufflenet", "light_densenet121")
@@ -30,7 +29,7 @@ def test_real_networks_keep_their_outputs(
 ) -> None:
     graph = Pipeline(SIMPLIFY)(import_model(zoo(name)))
     data = samples(name, 3)
-    judge = Judge(lambda g, values: FloatRunner(g, values).run, Precision(), Bits())
+    judge = Judge(lambda g, values: FloatRunner(g, values).run, Bits())
     wanted = outputs(graph, data[-1])
     assert MIGRATE.numerics is Numerics.CLOSE
     for method in ("equalize", "smooth", "shift"):

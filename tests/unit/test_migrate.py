@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from qcc.onnx import FloatRunner
 from qcc.ops import Add, AveragePool, Clip, Concat, Convolution, Function, MatMul, OnnxOperator, Pad, PRelu, Reshape, Slice, Transpose
 from qcc.passes.migrate import Bits, Judge, Migration, migrate
 from qcc.passes.migrate.channels import Channels
+from qcc.passes.migrate.decide import scores
 from qcc.passes.migrate.rescale import rescale, values_of
 from qcc.passes.migrate.statistics import collect_channels
 from qcc.passes.migrate.ties import Ties
@@ -220,7 +223,7 @@ def test_equalized_layers_have_equal_ranges() -> None:
 
 
 def judge(bits: int = 8) -> Judge:
-    return Judge(lambda graph, values: FloatRunner(graph, values).run, Precision(bits, bits), Bits(bits, bits))
+    return Judge(lambda graph, values: FloatRunner(graph, values).run, Bits(bits, bits))
 
 
 def unbalanced() -> Graph:
@@ -255,8 +258,28 @@ def rescale_by_hand(graph: Graph, factor: float) -> Graph:
 def test_a_wide_channel_is_found_and_migration_helps_on_new_data() -> None:
     graph = unbalanced()
     samples = list(random_feeds(graph, 2, 32))
-    assert judge().decide(graph, samples, lambda _done, _total: None) in ("equalize", "smooth", "shift")
-    assert judge().decide(graph, samples[:3], lambda _done, _total: None) == "none", "too few samples to judge by"
+
+    def nearest(graph: Graph, seen: Sequence[Mapping[str, Array]]) -> Graph:
+        placement = place(graph)
+        return encode(graph, placement, measured(graph, placement.encoded, seen), Precision())
+
+    assert judge().decide(graph, samples, nearest, lambda _done, _total: None) == "smooth"
+    assert judge().decide(graph, samples[:3], nearest, lambda _done, _total: None) == "none", "too few samples to judge by"
+
+
+def test_what_is_judged_is_what_will_be_shipped() -> None:
+    """A network that loses nothing needs no migration, whatever rounding to the nearest would lose."""
+    graph = unbalanced()
+    assert judge().decide(graph, list(random_feeds(graph, 2, 32)), lambda graph, _seen: graph, lambda _done, _total: None) == "none"
+
+
+def test_probabilities_are_judged_by_what_they_are_made_of() -> None:
+    builder = GraphBuilder("probabilities")
+    x = builder.input("x", TensorType(F32, (1, 4)))
+    logits = builder.add(MatMul(), [x, builder.constant(np.eye(4, dtype=np.float32), "w")])
+    softmax = OnnxOperator("Softmax", "", 13, (("axis", -1),), (), (("f32", (1, 4)),))
+    builder.outputs["y"] = builder.add(softmax, [logits])
+    assert scores(builder.build(), builder.outputs["y"]) == logits
 
 
 def test_a_migration_is_read_back_and_refuses_other_networks() -> None:
