@@ -10,7 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 x86_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="qcc/peak.c is written for x86-64")
@@ -68,3 +71,28 @@ def test_latency_explains_itself() -> None:
                           cwd=FOLDER.parent, env={"PYTHONPATH": ":".join(entry for entry in sys.path if entry)})
     assert "--against" in done.stdout
     assert "resnet50" in done.stdout
+
+
+def test_models_of_ncnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch normalization and activation are part of the layer, which writes bytes for another that reads them; copies are explicit."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    arm_ncnn = importlib.import_module("arm_ncnn")
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (4, 3, 3, 3), "gamma": (4,), "beta": (4,), "mean": (4,), "w2": (4, 4, 1, 1)}
+    tensors = [numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name) for name, shape in shapes.items()]
+    tensors.append(numpy_helper.from_array(np.ones(4, np.float32), "variance"))
+    own = {"group": 1, "dilations": [1, 1], "strides": [2, 2]}
+    nodes = [helper.make_node("Conv", ["input", "w1"], ["c1"], pads=[1, 1, 1, 1], **own),
+             helper.make_node("BatchNormalization", ["c1", "gamma", "beta", "mean", "variance"], ["n1"]),
+             helper.make_node("Relu", ["n1"], ["r1"]), helper.make_node("Conv", ["r1", "w2"], ["c2"], pads=[0, 0, 0, 0], **own),
+             helper.make_node("Add", ["c2", "c2"], ["logits"])]
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("input", "logits")]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "small", values[:1], values[1:], tensors)), tmp_path / "small.onnx")
+    arm_ncnn.write(tmp_path / "small.onnx", tmp_path / "small")
+    assert (tmp_path / "small.param").read_text().splitlines() == [
+        "7767517", "5 6", "Input input 0 1 input 0=224 1=224 2=3",
+        "Convolution c1 1 1 input r1 0=4 1=3 2=1 3=2 4=1 5=1 6=108 8=101 9=1",
+        "Convolution c2 1 1 r1 c2 0=4 1=1 2=1 3=2 4=0 5=1 6=16 8=1", "Split c2_split 1 2 c2 c2_0 c2_1",
+        "BinaryOp logits 2 1 c2_0 c2_1 logits 0=0"]
+    numbers = (4 + 4 + 2) + (4 + 4 + 1)      # bias, scales of weights, of values
+    assert (tmp_path / "small.bin").stat().st_size == 2 * 4 + 108 + 16 + 4 * numbers
