@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil, prod
 
+from qcc.codegen.cpu.epilogue import NARROWED
 from qcc.codegen.cpu.tile import Tile, Work, panels
 from qcc.codegen.target import Target
 from qcc.codegen.x86.intrinsics import DOT_PRODUCTS
@@ -35,7 +36,9 @@ WIDENED = 1.2           # cycles to load, widen and store a vector of 16-bit num
 FILTERED = 28.0         # cycles to transform nine vectors of weights
 TRANSFORMED = 22.0      # and 16 vectors of a source
 COLLECTED = 16.0        # and 16 sums, back to four
-CROWDED = 12.0          # more of them where accumulators leave the epilogue hardly a register, of which a residual needs more
+CROWDED = 12.0          # more of them where accumulators leave the epilogue hardly a register, of which a residual needs more:
+ROOM = {32: (18, 14), 16: (12, 7)}      # the most that leave enough, per register file, without and with a residual
+APART = {32: 0.4, 16: 0.0}              # cycles more per result where the four vectors that are narrowed together are not neighbours
 
 
 def candidates(work: Work, target: Target) -> Iterator[Tile]:
@@ -83,8 +86,9 @@ def layer_cycles(work: Work, tile: Tile, target: Target, step: float) -> float:
     accumulators = tile.pixels * tile.blocks
     store = EPILOGUE + RESIDUAL * work.residual if work.requantized else STORE
     tiles = ceil(work.rows / tile.rows) * ceil(work.columns / tile.columns) * panels(work.channels, tile, target.lanes)
-    free = target.registers * (7 if work.residual else 12) // 16
-    overhead = TILE_OVERHEAD + CONSTANTS * tile.blocks * work.requantized + CROWDED * (accumulators > free)
+    store += APART[target.registers] * (work.requantized and tile.blocks % NARROWED != 0)
+    crowded = accumulators > ROOM[target.registers][work.residual]
+    overhead = TILE_OVERHEAD + CONSTANTS * tile.blocks * work.requantized + CROWDED * crowded
     results = accumulators / prod(work.pool)
     return work.images * work.groups * tiles * (work.steps * step + results * store + (accumulators - results) * MAXIMUM + overhead)
 
