@@ -45,6 +45,11 @@ def test_short_runs_are_repeated_within_a_turn(clock: list[float]) -> None:
     assert runs >= 3 * 10
 
 
+def test_time_of_the_thread_leaves_out_what_others_take() -> None:
+    result = timing.interleaved({"waits": lambda: time.sleep(0.002)}, rounds=2, turn=0.0, cpu_time=True)["waits"]
+    assert 0 <= result.median < 0.001
+
+
 def test_ratio_compares_within_rounds() -> None:
     ours, theirs = timing.Timing((1.0, 10.0, 1.0)), timing.Timing((2.0, 20.0, 4.0))
     assert ours.ratio(theirs) == 2.0

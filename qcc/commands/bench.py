@@ -37,6 +37,8 @@ _CALIBRATION_BATCHES = 32
 @click.option("--calibration-data", "calibration", type=click.Path(path_type=Path), 
               help="What the others' quantizers measure ranges on, as for 'qcc compile'; needed with --against.")
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Turns that every contender has.")
+@click.option("--cpu-time", is_flag=True,
+              help="Count the seconds that the thread had a core: for one thread on a busy machine, and not for openvino.")
 @click.option("--layers", is_flag=True, help="Also list time, share of peak, bytes, weights, kernel and tile of every layer.")
 @pixel_options
 @threads_option
@@ -44,8 +46,8 @@ _CALIBRATION_BATCHES = 32
 @json_option
 @debug_option
 def command(
-    artifact: Path, against: str, model: Path | None, calibration: Path | None, rounds: int, layers: bool, mean: str, std: str,
-    layout: str | None, color: str, threads: int, quiet: bool, as_json: bool,
+    artifact: Path, against: str, model: Path | None, calibration: Path | None, rounds: int, cpu_time: bool, layers: bool, mean: str,
+    std: str, layout: str | None, color: str, threads: int, quiet: bool, as_json: bool,
 ) -> None:
     """Measure a compiled model: medians over rounds in which every contender has its turn, after warming up, with the same number of
     threads. The other runtimes' int8 models are made by their own static quantizers, from the same calibration data.
@@ -57,6 +59,8 @@ def command(
     names = [name.strip() for name in against.split(",") if name.strip()]
     if names and model is None:
         raise UsageError("--against needs --model MODEL.onnx: the other runtimes run the ONNX model, not the artifact")
+    if cpu_time and (threads > 1 or "openvino" in names):
+        raise UsageError("--cpu-time counts the seconds of one thread: expected --threads 1, and no openvino, whose threads are its own")
     with load(artifact, threads) as module:
         types = {port.name: TensorType(DType.parse(port.dtype), port.shape) for port in module.inputs}
         batches = _random(module)
@@ -65,7 +69,7 @@ def command(
             batches = [batch for batch, _ in zip(found, range(_CALIBRATION_BATCHES), strict=False)]
         elif names:
             raise UsageError("--against needs --calibration-data: the other runtimes' quantizers measure ranges, too")
-        results = measure(module, batches, names, model, rounds)
+        results = measure(module, batches, names, model, rounds, cpu_time)
         profile = profiled(module, batches[0], rounds) if layers else []
     report = {"artifact": str(artifact), "threads": threads, "rounds": rounds, "contenders": results, "layers": profile}
     if as_json:
@@ -81,7 +85,7 @@ def _random(module: Module) -> list[dict[str, Array]]:
 
 
 def measure(
-    module: Module, batches: Sequence[Mapping[str, Array]], names: Sequence[str], model: Path | None, rounds: int
+    module: Module, batches: Sequence[Mapping[str, Array]], names: Sequence[str], model: Path | None, rounds: int, cpu_time: bool = False
 ) -> list[dict[str, Any]]:
     """Median and best seconds of every contender, and how many times longer than qcc it takes; qcc is the first.
 
@@ -96,7 +100,7 @@ def measure(
     if names and model is not None:
         for peer in peers.build(names, model, batches, module.threads):
             contenders[f"{peer.name} {peer.precision}"] = _turn(peer, feeds)
-    timings = interleaved(contenders, rounds)
+    timings = interleaved(contenders, rounds, cpu_time=cpu_time)
     ours = timings["qcc"]
     return [{"name": name, "median_s": t.median, "best_s": t.best, "ratio": ours.ratio(t)} for name, t in timings.items()]
 

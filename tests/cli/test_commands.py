@@ -127,6 +127,14 @@ def test_bench(qcc: Run, shared: Any) -> None:
     assert 0 < report["contenders"][0]["best_s"] <= report["contenders"][0]["median_s"]
 
 
+def test_bench_counts_the_seconds_of_one_thread(qcc: Run, shared: Any) -> None:
+    report = json.loads(qcc("bench", shared.artifact, "--rounds", "2", "--cpu-time", "--json").stdout)
+    assert report["contenders"][0]["best_s"] > 0
+    refused = qcc("bench", shared.artifact, "--rounds", "2", "--cpu-time", "--threads", "2")
+    assert refused.exit_code == 2
+    assert "--cpu-time counts the seconds of one thread" in refused.output
+
+
 def test_bench_against(qcc: Run, shared: Any) -> None:
     arguments = ("bench", shared.artifact, "--rounds", "2", "--against")
     result = qcc(*arguments, "onnxruntime", "--model", shared.model, "--calibration-data", shared.data, "--json")
