@@ -32,10 +32,12 @@ class Way:
         return METHODS[self.method](layer, problem.damped(layer.weights, self.damping), self.refit)
 
 
-def ways(layer: Layer, rounding: str, refit: bool) -> tuple[Way, ...]:
+def ways(layer: Layer, rounding: str, refit: bool, rows: int) -> tuple[Way, ...]:
     """The candidates for a layer. Large layers get fewer: more would take most of a compile's time.
 
-    Coarse inputs are noise to weights that may go anywhere: they would follow it. AdaRound's stay within a step of the given ones.
+    Coarse inputs are noise to weights that may go anywhere: they would follow it. AdaRound's stay within a step of the given ones, and
+    with fewer rows of data than weights of an output, none is learned. Where only results between bounds count, learned weights
+    lose much less, so there is nothing else to choose from.
     """
     if rounding in PLAIN:
         return (Way(rounding, 0.0, refit),)
@@ -46,8 +48,13 @@ def ways(layer: Layer, rounding: str, refit: bool) -> tuple[Way, ...]:
         dampings = () if layer.depth > HUGE else DAMPINGS[-1:] if layer.depth > LARGE else DAMPINGS
         return (plain, *(Way("second-order", damping, refit) for damping in dampings))
     small = layer.depth <= LARGE and layer.work <= LONG
-    methods = ("decoupleq",) if small and layer.bits <= FEW else ("adaround",) if small and layer.coarse else ("second-order",)
-    return (plain, Way("mse", 0.0, refit), *(Way(method, damping, refit) for method in methods for damping in DAMPINGS))
+    if layer.coarse and rows < layer.depth:
+        return plain, Way("mse", 0.0, refit)
+    bounded = layer.bounded and layer.depth <= LARGE
+    method = "decoupleq" if small and layer.bits <= FEW else "adaround" if small and layer.coarse and not bounded else "second-order"
+    learned = tuple(Way(method, damping, refit) for damping in DAMPINGS)
+    return learned if bounded else (plain, Way("mse", 0.0, refit), *learned)
+
 
 
 def choose(layer: Layer, seen: Moments, unseen: Moments, rounding: str, refit: bool, own: Array | None = None) -> tuple[Way, Rounded]:
@@ -56,16 +63,20 @@ def choose(layer: Layer, seen: Moments, unseen: Moments, rounding: str, refit: b
     Args:
         own: the bias that the layer keeps, [groups, outputs]; without it the best one is assumed.
     """
-    candidates = ways(layer, rounding, refit)
+    candidates = ways(layer, rounding, refit, seen.count)
     large = layer.depth > LARGE
-    judge, learn, everything = (moments.centred(own) for moments in (unseen, seen, seen + unseen))
-    if large:
-        layer, judge, learn, everything = layer.compact(), judge.compact(), learn.compact(), everything.compact()
     if len(candidates) == 1:
-        return candidates[0], candidates[0].round(layer, everything)
-    tries = [way.round(layer, learn) for way in candidates]
+        return candidates[0], carried_out(candidates[0], layer, seen + unseen, own)
+    judge = unseen.centred(own).compact() if large else unseen.centred(own)
+    tries = [carried_out(way, layer, seen, own) for way in candidates]
     errors = [float(judge.error(rounded.weights).sum()) for rounded in tries]
     best = errors.index(min(errors))
     if layer.bits >= 8 and large:
         return candidates[best], tries[best]
-    return candidates[best], candidates[best].round(layer, everything)
+    return candidates[best], carried_out(candidates[best], layer, seen + unseen, own)
+
+
+def carried_out(way: Way, layer: Layer, moments: Moments, own: Array | None) -> Rounded:
+    """A layer rounded in one way; a large one in float32."""
+    problem = moments.centred(own)
+    return way.round(layer.compact(), problem.compact()) if layer.depth > LARGE else way.round(layer, problem)

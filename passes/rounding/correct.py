@@ -12,16 +12,18 @@ from threadpoolctl import threadpool_limits
 from qcc.ir import Array, Encoding, Graph, Node
 from qcc.passes.quantize import Form, Placement
 from qcc.passes.quantize.encode import BIAS_LIMIT, SMALLEST_SCALE
-from qcc.passes.rounding.choose import DAMPINGS, PLAIN, choose
+from qcc.passes.rounding.choose import DAMPINGS, LARGE, PLAIN, Way, carried_out, choose
 from qcc.passes.rounding.columns import weight_rows, weights_of
 from qcc.passes.rounding.layer import Layer, Rounded, round_nearest
 from qcc.passes.rounding.moments import Moments, Problem
 from qcc.passes.rounding.rounding import LayerConstants, LayerReport, Rounding, round_weights
-from qcc.passes.rounding.rows import Rows
+from qcc.passes.rounding.rows import Rows, Sample
 from qcc.passes.rounding.solve import best_scale
+from qcc.passes.rounding.sums import Sum, sum_of
 from qcc.passes.rounding.tandem import Prepare, Walker, live_elements
 
 MEMORY = 3 << 29      # bytes that the values of both networks may take
+TURNS = 2             # of looking behind bounds: each costs about as much as the first solution
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,22 @@ def _layer_by_layer(
     for done, number in enumerate(layers):
         node = rounded.graph.nodes[number]
         name = node.outputs[0]
-        exact.advance(number + 1, (name,))
-        rounded.advance(number, (node.inputs[0],))
-        pairs = [(r[node.inputs[0]], e[name]) for r, e in zip(rounded.values, exact.values, strict=True)]
-        constants, reports[name] = improve(rounded.graph, number, pairs, options)
+        total = sum_of(rounded.graph, number)
+        exact.advance(number + 1, (name, *total.others))
+        rounded.advance(number, (node.inputs[0], *total.others))
+        data = [sample_of(node, total, r, e) for r, e in zip(rounded.values, exact.values, strict=True)]
+        constants, reports[name] = improve(rounded.graph, number, data, options, total.bounds)
         if constants is not None:
             found[name] = constants
             rounded.graph = round_weights(rounded.graph, Rounding({name: constants}))
         progress(done + 1, len(layers))
     return Rounding(found, reports)
+
+
+def sample_of(node: Node, total: Sum, rounded: Mapping[str, Array], exact: Mapping[str, Array]) -> Sample:
+    """What a layer reads and should compute, such that the sum that its results are a part of is exact."""
+    added, wanted = total.offset(rounded), exact[node.outputs[0]]
+    return rounded[node.inputs[0]], wanted if added is None else wanted + (total.offset(exact) - added), added
 
 
 def thinned(batches: Iterable[Mapping[str, Array]], graph: Graph, most: int) -> list[Mapping[str, Array]]:
@@ -111,18 +120,19 @@ def on_grid(graph: Graph, sample: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def improve(
-    graph: Graph, number: int, pairs: Sequence[tuple[Array, Array]], options: Options
+    graph: Graph, number: int, samples: Sequence[Sample], options: Options, bounds: tuple[Array, Array] | None = None
 ) -> tuple[LayerConstants | None, LayerReport]:
-    """Round one layer; None leaves it as it is. `pairs` are inputs and wanted results per sample."""
+    """Round one layer; None leaves it as it is. Beyond `bounds`, [groups, 1, outputs] each, errors of the results do not count."""
     node = graph.nodes[number]
     weights, encoding = graph.constants[node.inputs[1]], graph.types[node.inputs[1]].encoding
     input_encoding = graph.types[node.inputs[0]].encoding
     assert encoding is not None
     assert input_encoding is not None
-    layer = replace(describe(node, weights, encoding, options.tied), coarse=input_encoding.dtype.bits < 8)
+    layer = replace(describe(node, weights, encoding, options.tied), coarse=input_encoding.dtype.bits < 8,
+                    bounded=bounds is not None)
     correction = options.correction_of(layer.bits)
     given = graph.constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(len(encoding.scale), np.float32)
-    rows = Rows(node, weights.shape, pairs, options.rows)
+    rows = Rows(node, weights.shape, samples, options.rows)
     with np.errstate(over="ignore", invalid="ignore"):
         seen, unseen = rows.moments()
     if not seen.finite or (unseen is not None and not unseen.finite):
@@ -132,7 +142,10 @@ def improve(
         rounded, method = round_nearest(layer), "nearest"
         bias = seen.centred().bias(rounded.weights) if own is None else own
     else:
-        rounded, bias, method = settle(layer, (seen, unseen), options.rounding, correction == "affine", own)
+        way, found = settle(layer, (seen, unseen), options.rounding, correction == "affine", own)
+        if bounds is not None and way.method not in PLAIN and layer.depth <= LARGE:
+            found = behind(bounds, rows, way, layer, (seen, unseen), own, found)
+        (rounded, bias), method = found, str(way)
     scale = np.maximum(rounded.scale, SMALLEST_SCALE).astype(np.float32).astype(np.float64)
     limit = scale.reshape(-1) * input_encoding.scale[0] * BIAS_LIMIT
     bias = np.clip(bias.reshape(-1), -limit, limit).astype(np.float32)
@@ -143,8 +156,8 @@ def improve(
 
 def settle(
     layer: Layer, moments: tuple[Moments, Moments], rounding: str, refit: bool, own: Array | None
-) -> tuple[Rounded, Array, str]:
-    """Integers, scales, bias [groups, outputs] and how they were found.
+) -> tuple[Way, tuple[Rounded, Array]]:
+    """How a layer is rounded; integers with scales, and bias [groups, outputs].
 
     Args:
         own: the bias to keep, if it is not to be corrected.
@@ -153,7 +166,23 @@ def settle(
     problem = (moments[0] + moments[1]).centred()
     if way.method in PLAIN and refit:
         rounded = fitted(layer, rounded, problem)
-    return rounded, problem.bias(rounded.weights) if own is None else own, str(way)
+    return way, (rounded, problem.bias(rounded.weights) if own is None else own)
+
+
+def behind(
+    bounds: tuple[Array, Array], rows: Rows, way: Way, layer: Layer, moments: tuple[Moments, Moments], own: Array | None,
+    found: tuple[Rounded, Array],
+) -> tuple[Rounded, Array]:
+    """Better integers, scales and bias where only what lies between bounds counts: found again and again, the best ever seen."""
+    least, best = np.inf, found
+    for turn in range(TURNS + 1):
+        error, moments = rows.within(moments, found[0].weights, found[1], bounds)
+        if error < least:
+            least, best = error, found
+        if turn < TURNS:
+            rounded = carried_out(way, layer, moments[0] + moments[1], own)
+            found = rounded, (moments[0] + moments[1]).centred().bias(rounded.weights) if own is None else own
+    return best
 
 
 def fitted(layer: Layer, rounded: Rounded, problem: Problem) -> Rounded:

@@ -21,6 +21,7 @@ class Layer:
         bits: width of the weights.
         tied: all outputs have one scale.
         coarse: the inputs have fewer than 8 bits.
+        bounded: what the results lose beyond bounds does not count.
     """
 
     weights: Array
@@ -29,6 +30,7 @@ class Layer:
     bits: int
     tied: bool = False
     coarse: bool = False
+    bounded: bool = False
 
     def compact(self) -> Layer:
         """The same in float32."""

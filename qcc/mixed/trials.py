@@ -104,7 +104,7 @@ def rounded(layer: Layer, pairs: Sequence[tuple[Array, Array]]) -> dict[str, tup
     """
     weights, given = layer.given
     with np.errstate(over="ignore", invalid="ignore"):
-        seen, unseen = Rows(layer.node, weights.shape, pairs, ROWS).moments()
+        seen, unseen = Rows(layer.node, weights.shape, [(x, y, None) for x, y in pairs], ROWS).moments()
         total = seen if unseen is None else seen + unseen
     problem = total.centred()
     found = {}

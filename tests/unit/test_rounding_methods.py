@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from qcc.ir import verify
 from qcc.passes.integer import prove, to_integer
 from qcc.passes.quantize import Precision, encode
 from qcc.passes.rounding import Options, find_rounding, round_weights
-from qcc.passes.rounding.choose import ways
+from qcc.passes.rounding.choose import PLAIN, ways
 from qcc.passes.rounding.layer import Layer
 from qcc.passes.rounding.methods import METHODS, round_decoupled, round_second_order
 from qcc.recipe import OBSERVERS, ROUNDINGS
@@ -27,7 +28,10 @@ def test_names_are_the_same_everywhere() -> None:
     assert set(ROUNDINGS) == {"auto", *METHODS}
     assert (command.ROUNDINGS, command.OBSERVERS) == (ROUNDINGS, OBSERVERS)
     for bits in (2, 4, 8):
-        assert {way.method for coarse in (False, True) for way in ways(layer_of(bits, coarse), "auto", True)} <= set(METHODS)
+        for coarse, rows in product((False, True), (1, 999)):
+            found = {way.method for way in ways(layer_of(bits, coarse), "auto", True, rows)}
+            assert found <= set(METHODS)
+            assert (found <= PLAIN) == (coarse and rows == 1 and bits < 8)
 
 
 def layer_of(bits: int, coarse: bool) -> Layer:
