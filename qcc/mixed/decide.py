@@ -137,11 +137,12 @@ def measured_model(
 
 def subjects_of(goal: Goal, network: Network, weights: Sequence[Weights], groups: Sequence[Values]) -> list[Subject]:
     """The sites with the encodings that each would have."""
-    by_weights = {bits: network.encoded(Precision(bits, 8)) for bits in goal.weight_bits}
+    granularity = network.recipe.weight_granularity
+    by_weights = {bits: network.encoded(Precision(bits, 8, granularity=granularity)) for bits in goal.weight_bits}
     found = []
     for layer in weights:
         encodings = {str(bits): q.types[q.nodes[layer.number].inputs[1]].encoding for bits, q in by_weights.items()}
-        found.append(Subject(layer.name, layer.number, encodings, True))
+        found.append(Subject(layer.name, layer.number, encodings, True, granularity == "tensor"))
     by_values = {bits: network.encoded(Precision(8, bits)) for bits in goal.activation_bits} if groups else {}
     for values in groups:
         tried = {str(bits): {name: q.types[name].encoding for name in values.members} for bits, q in by_values.items()}

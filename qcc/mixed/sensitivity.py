@@ -36,16 +36,19 @@ class Subject:
         number: of the first node that it concerns.
         candidates: encodings of a layer's weights by label, or of values by label and name.
         is_layer: which of both.
+        tied: all outputs of the layer have one weight scale.
     """
 
     name: str
     number: int
     candidates: Mapping[str, Any]
     is_layer: bool
+    tied: bool = False
 
     def trial(self, graph: Graph, samples: Sequence[Feeds]) -> Trial:
-        make = layer_trial if self.is_layer else value_trial
-        return make(graph, self.number, self.name, samples, self.candidates)
+        if self.is_layer:
+            return layer_trial(graph, self.number, self.name, samples, self.candidates, self.tied)
+        return value_trial(graph, self.number, self.name, samples, self.candidates)
 
 
 @dataclass

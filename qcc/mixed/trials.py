@@ -39,6 +39,7 @@ class Layer:
         source, weights, bias: names of the layer's inputs in the model.
         given: weights and bias in float32.
         encodings: of the weights, by label.
+        tied: all outputs have one weight scale.
     """
 
     node: Node
@@ -47,6 +48,7 @@ class Layer:
     bias: str
     given: tuple[Array, Array]
     encodings: Mapping[str, Encoding]
+    tied: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def rounded(layer: Layer, pairs: Sequence[tuple[Array, Array]]) -> dict[str, tup
     problem = total.centred()
     found = {}
     for label, encoding in layer.encodings.items():
-        described = describe(layer.node, weights, encoding)
+        described = describe(layer.node, weights, encoding, layer.tied)
         outputs, depth = described.weights.shape[1:]
         if described.bits >= MANY_BITS or not total.finite or outputs * depth * depth > MOST_PRODUCTS:
             result: Rounded = round_nearest(described)
@@ -130,7 +132,9 @@ def rest_of(graph: Graph, number: int) -> tuple[Graph, tuple[str, ...]]:
     return segment(graph, nodes), tuple(name for name in dict.fromkeys(graph.output_values) if name in made)
 
 
-def layer_trial(graph: Graph, number: int, site: str, samples: Sequence[Feeds], encodings: Mapping[str, Encoding]) -> Trial:
+def layer_trial(
+    graph: Graph, number: int, site: str, samples: Sequence[Feeds], encodings: Mapping[str, Encoding], tied: bool = False
+) -> Trial:
     """A trial of the weights of one layer; `samples` hold the values that are alive before it."""
     rest, outputs = rest_of(graph, number)
     node = graph.nodes[number]
@@ -148,7 +152,7 @@ def layer_trial(graph: Graph, number: int, site: str, samples: Sequence[Feeds], 
     model = replace(rest, inputs=(*rest.inputs, weights, bias), nodes=(tried, *rest.nodes[1:]), types=types, constants=constants)
     feeds = tuple({n: sample[n] for n in rest.inputs} for sample in samples)
     exact = export_model(model, dict.fromkeys((*outputs, name))).SerializeToString()
-    return Trial(site, outputs, feeds, exact, layer=Layer(node, node.inputs[0], weights, bias, (given, own), encodings))
+    return Trial(site, outputs, feeds, exact, layer=Layer(node, node.inputs[0], weights, bias, (given, own), encodings, tied))
 
 
 def value_trial(

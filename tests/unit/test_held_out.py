@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from qcc.errors import DataError
-from qcc.mixed.decide import Network, split
-from qcc.mixed.trials import run_trial
+from qcc.mixed.decide import Network, split, subjects_of
+from qcc.mixed.goals import Budget, Goal
+from qcc.mixed.trials import rounded, run_trial
 from qcc.onnx import prepare
+from qcc.passes.calibrate import Range
+from qcc.passes.mixed.sites import weights_of
 from qcc.passes.quantize import place
 from qcc.recipe import Recipe
 from tests.unit.test_mixed import data, network, subjects
@@ -49,3 +53,18 @@ def test_a_trial_is_judged_by_the_others() -> None:
     trial = values.trial(graph, [{**sample, **run(sample)} for sample in samples])
     apart, later = run_trial(replace(trial, learn=5)), run_trial(replace(trial, feeds=trial.feeds[5:]))
     assert apart["4"].mse == pytest.approx(later["4"].mse, rel=1e-9)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_trials_have_the_scales_of_the_recipe(granularity: str) -> None:
+    """One per layer or one per output: what a layer loses at few bits depends on it much."""
+    graph, samples = network(), data(8)
+    placement = place(graph)
+    ranges = dict.fromkeys(placement.encoded, Range(-4.0, 4.0))
+    known = Network(graph, placement, ranges, samples, Recipe(weight_granularity=granularity))
+    trial = subjects_of(Goal((Budget("size", 0.6, True),)), known, weights_of(graph, placement), ())[0].trial(graph, samples)
+    assert trial.layer is not None
+    run = prepare(graph, ["first"])
+    weights, _ = rounded(trial.layer, [(sample["x"], run(sample)["first"]) for sample in samples])["4"]
+    steps = weights / np.abs(weights[weights != 0]).min()
+    assert np.allclose(steps, np.rint(steps), atol=1e-3) == (granularity == "tensor")
