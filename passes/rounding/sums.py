@@ -1,7 +1,8 @@
 """What becomes of a layer's results before they are rounded: other values are added, and clips and the encoding's ends cut off.
 
-Decides what a layer is to make up for. Its results are wanted such that the sum is exact, so it takes in what the rounded network has
-already lost in the other operand; and where values have few bits, what the ends of their range hide is no error.
+Decides what a layer is to make up for where values have few bits. Its results are wanted such that the sum is exact, so it takes in what
+the rounded network has already lost in the other operand; and what the ends of the range hide is no error. With 8 bits, the other
+operand has lost little, and ranges reach far: there is nothing to make up for.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from qcc.ir import Array, Graph
 from qcc.ops import Add, Clip, Convolution
 
-FEW_BITS = 8        # below which ranges are so short that they cut off much
+FEW_BITS = 8        # below which values lose much, and ranges are so short that they cut off much
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,19 @@ def sum_of(quantized: Graph, number: int) -> Sum:
     while quantized.types[name].encoding is None:
         user = quantized.only_user(name)
         if user is None:
-            return Sum(tuple(others))
+            return Sum()
         if isinstance(user.op, Clip):
             low, high = np.asarray(user.op.low, np.float32), np.asarray(user.op.high, np.float32)
             name = user.outputs[0]
             break
         (other,) = [n for n in user.inputs if n != name] if isinstance(user.op, Add) else [""]
         if other not in before or quantized.types[other].shape != quantized.types[name].shape:
-            return Sum(tuple(others))
+            return Sum()
         others.append(other)
         name = user.outputs[0]
     encoding = quantized.types[name].encoding
     if encoding is None or encoding.dtype.bits >= FEW_BITS:
-        return Sum(tuple(others))
+        return Sum()
     least, most = (np.float32(encoding.scale[0] * (end - encoding.zero_point[0])) for end in encoding.range)
     is_convolution = isinstance(node.op, Convolution)
     groups = node.op.groups if isinstance(node.op, Convolution) else 1
