@@ -168,7 +168,7 @@ def test_equal_times_change_nothing(bench: Bench, plain: qcc.Artifact, tmp_path:
 def test_a_gpu_that_fails_is_an_error_message(bench: Bench, model: Path) -> None:
     bench.crash = True
     result = compiling(model, "tuned", "--tune", "quick")
-    assert result.exit_code == 1
+    assert result.exit_code == 7
     assert "timing kernels failed" in result.output
     assert "cuGraphLaunch failed: CUDA_ERROR_ILLEGAL_ADDRESS" in result.output
     assert not model.with_name("tuned").exists()
