@@ -21,11 +21,14 @@ from tests.exact import test_depthwise as depthwise
 from tests.exact.test_dense import CASES, Case, Layer, layer
 
 
+UNPOOLED = [case for case in CASES if case.pool == (1, 1)]     # the maximum behind a layer is a kernel of its own on GPUs
+
+
 def other_choice(target: str, number: int) -> Callable[[Any], Any]:
     """Of all that tuning may choose, every other time another one, whether it is a good one or not."""
     def chosen(kernel: Any) -> Any:
         found = alternatives(kernel, find_target(target))
-        return found[7 * number % len(found)] if number % 2 else kernel
+        return found[7 * number % len(found)] if number % 2 and found else kernel
 
     return chosen
 
@@ -55,7 +58,7 @@ def narrow(item: Layer) -> Layer:
 AWKWARD = (
     *(Case((b, 8, 7, c), o, (k, k)) for b, c, o, k in ((1, 3, 17, 7), (3, 17, 3, 1), (8, 1000, 17, 1), (2, 17, 1000, 3), (3, 48, 40, 5))),
     Case((1, 1, 1, 1000), 1000),
-    *CASES,
+    *UNPOOLED,
 )
 
 
@@ -80,7 +83,7 @@ def shares_bytes(case: Case) -> bool:
 def test_products_of_four_bits(target: str, instruction: str, tmp_path: Path) -> None:
     """Sources, residuals and results that share bytes, or do not; GPUs without products of 4-bit operands compute the same."""
     plans = []
-    cases = [case for case in CASES if shares_bytes(case)][:: 1 if target == "cuda:sm_80" else 2]
+    cases = [case for case in UNPOOLED if shares_bytes(case)][:: 1 if target == "cuda:sm_80" else 2]
     for number, case in enumerate(cases):
         gaps = tuple(tuple(2 * gap for gap in gaps) for gaps in case.gaps)
         item = narrow(layer(replace(case, shift=min(case.shift or 44, 44), gaps=gaps), number))  # type: ignore[arg-type]
