@@ -20,7 +20,6 @@ from tests.cuda.harness import compile_kernels
 from tests.exact import test_depthwise as depthwise
 from tests.exact.test_dense import CASES, Case, Layer, layer
 
-
 UNPOOLED = [case for case in CASES if case.pool == (1, 1)]     # the maximum behind a layer is a kernel of its own on GPUs
 
 
