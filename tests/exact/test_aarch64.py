@@ -112,7 +112,8 @@ def of_few_bits(layer: Layer, bits: int) -> Layer:
 @pytest.mark.parametrize("bits", [8, 4], ids=["8", "4, 3, 2"])
 @pytest.mark.parametrize("target", CPUS)
 def test_layers_of_awkward_shapes(target: str, bits: int, tmp_path: Path) -> None:
-    layers: list[Layer] = [test_dense.layer(case, seed) for seed, case in enumerate(test_dense.CASES)]
+    plain = [(seed, case) for seed, case in enumerate(test_dense.CASES) if case.pool == (1, 1)]    # maxima are fused on x86 only
+    layers: list[Layer] = [test_dense.layer(case, seed) for seed, case in plain]
     layers += [test_depthwise.layer(case, seed) for seed, case in enumerate(test_depthwise.CASES)]
     widths = [8 if bits == 8 else (4, 3, 2)[seed % 3] for seed in range(len(layers))]
     layers = [of_few_bits(layer, width) for layer, width in zip(layers, widths, strict=True)]
