@@ -23,9 +23,10 @@ from qcc.passes.quantize import place
 HELD_OUT = 4            # every fourth sample judges what was chosen on the others
 GAIN = 0.9              # of the error without migration: less gain than this may be chance
 GAIN_OF_BYTES = 0.8     # the same where weights and values have 8 bits, which need it less, and clips with bounds per channel cost time
-LEAST = 4               # samples without which nothing can be judged
+LEAST = 12              # samples: a judgement of two or three says nothing
 JUDGED = 48             # samples that a decision looks at, at most,
-WORK = 10e9             # and as many as the float network computes with so many multiplications
+WORK = 40e9             # and as many as the float network computes with so many multiplications;
+WORK_OF_BYTES = 10e9    # fewer where weights and values have 8 bits
 NORMALIZING = frozenset({"Softmax", "LogSoftmax"})
 METHODS = ("equalize", "smooth", "shift")
 
@@ -102,7 +103,8 @@ class Judge:
 
     def samples(self, graph: Graph) -> int:
         """How many samples a decision may look at: in networks that are so large that this is less than LEAST, there is none."""
-        return int(min(JUDGED, WORK / max(1, sum(graph.node_macs(node) for node in graph.nodes))))
+        work = WORK_OF_BYTES if self.bits.plain else WORK
+        return int(min(JUDGED, work / max(1, sum(graph.node_macs(node) for node in graph.nodes))))
 
     def _sensible(self, graph: Graph, method: str) -> bool:
         """Weights with a scale per channel gain nothing from equal ranges, and a network without norms nothing from shifts."""
