@@ -146,9 +146,10 @@ def _check(label: str, model: onnx.ModelProto) -> None:
 
 def _unknown(graph: onnx.GraphProto, opset: int, functions: Set[tuple[str, str]]) -> Iterator[str]:
     """The nodes whose operators are neither ONNX's, in this opset, nor functions of the model, in subgraphs too."""
+    latest = max(1, min(opset, onnx.defs.onnx_opset_version()))      # a broken model may ask for a number that is no C integer
     for node in graph.node:
         standard = node.domain in ("", "ai.onnx")
-        if (node.domain, node.op_type) not in functions and not (standard and onnx.defs.has(node.op_type, opset, "")):
+        if (node.domain, node.op_type) not in functions and not (standard and onnx.defs.has(node.op_type, latest, "")):
             reason = f"opset {opset} of ONNX has no such operator" if standard else f"operators of domain {node.domain!r} are not known"
             yield problem(node, opset, reason)
         for attribute in node.attribute:

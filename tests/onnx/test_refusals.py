@@ -121,6 +121,14 @@ def test_all_unknown_operators_are_listed() -> None:
         "  node 'last': Mishmash (domain 'ai.onnx', opset 17): opset 17 of ONNX has no such operator"]
 
 
+@pytest.mark.parametrize("opset", [2**40, -(2**40), 0])
+def test_opsets_that_are_no_versions(opset: int) -> None:
+    model = model_of(helper.make_node("Frobnicate", ["x"], ["y"]))
+    model.opset_import[0].version = opset
+    with pytest.raises(ModelError):
+        import_model(model)
+
+
 def test_all_unsupported_nodes_are_listed() -> None:
     counters = (("i", TensorProto.INT64), ("c", TensorProto.BOOL))
     body = helper.make_graph([helper.make_node("Identity", ["c"], [name]) for name in ("d", "e")], "body",

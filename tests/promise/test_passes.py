@@ -32,7 +32,7 @@ DECIDED = {"encode", "round_weights", "to_integer", "migrate"}
 def compiled(graph: Graph, data: list[dict[str, Array]], watch: Watch) -> Graph:
     """The integer graph, as the compiler makes it."""
     graph = Pipeline(SIMPLIFY, watch)(graph)
-    migration = Judge(prepare, PRECISION, Bits()).find(graph, "smooth", data)
+    migration = Judge(prepare, Bits()).find(graph, "smooth", data)
     graph = Pipeline((MIGRATE.given(migration),), watch)(graph)
     placement = place(graph)
     ranges = measured(graph, placement.encoded, data)
